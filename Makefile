@@ -1,0 +1,58 @@
+# Every command of this repository is here; continuous integration calls it (.ci/run). Nothing to install but Go.
+#
+#   make demo      the product's story on a server of its own, which ends by itself and leaves nothing behind
+#   make test      installs what the tests need from Debian's packages, then runs all tests
+#   make check     formatting, vet, staticcheck, house rules; seconds when cached
+#   make bench     speed, compared with restic and borg
+#   make soak      the crash and random tests with many more rounds
+#   make install   the binary and the systemd unit; PREFIX, DESTDIR
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+
+BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=auto
+TOOL    := go tool -modfile=tools/go.mod
+# A hang prints its stacks instead of waiting for somebody to kill it.
+TIMEOUT ?= 20m
+# Packages whose tests mount, start servers and load the machine: two at a time is what two cores can take.
+TESTFLAGS ?= -p 2
+
+.PHONY: build demo test check deps bench soak install docs clean
+
+build:
+	$(BUILD) -o bin/dm ./cmd/dm
+
+demo: build
+	go run ./internal/demo -dm bin/dm
+
+test: deps
+	go test $(TESTFLAGS) -timeout $(TIMEOUT) ./...
+
+# The tests' own needs from Debian, one package a line; apt is asked only when one is missing.
+deps:
+	@sh tools/deps.sh internal/e2e/packages.txt
+
+check:
+	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); test -z "$$bad" || { echo "gofmt -w these: $$bad"; exit 1; }
+	@bad=$$($(TOOL) gofumpt -l $$(git ls-files -co --exclude-standard '*.go')); test -z "$$bad" || { echo "gofumpt -w these: $$bad"; exit 1; }
+	go vet ./...
+	$(TOOL) staticcheck -checks inherit,-SA4023 ./...
+	go test ./internal/policy
+
+bench: build deps
+	DM=$(CURDIR)/bin/dm go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/bench
+
+soak: deps
+	DM_ROUNDS=200 go test $(TESTFLAGS) -count=1 -timeout 180m ./...
+
+install: build
+	install -D -m 0755 bin/dm $(DESTDIR)$(PREFIX)/bin/dm
+	sed 's|@PREFIX@|$(PREFIX)|g' cmd/dm/dm.service.in | install -D -m 0644 /dev/stdin $(DESTDIR)$(UNITDIR)/dm.service
+
+# The reference of the command line, from the commands themselves; a test says when it is stale.
+docs:
+	go run ./cmd/dm docs > docs/cli.md
+
+clean:
+	rm -rf bin

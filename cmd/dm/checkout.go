@@ -1,0 +1,40 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"dm/api"
+)
+
+type checkoutCmd struct {
+	dotFlag
+	create bool
+}
+
+func newCheckout(a *app) *cobra.Command {
+	c := &checkoutCmd{dotFlag: dotFlag{app: a}}
+	cmd := &cobra.Command{
+		Use:   "checkout [-b] <branch>",
+		Short: "Switch every subdot to a branch; each branch keeps its own uncommitted changes",
+		Args:  argCount(1, 1),
+		RunE:  c.run,
+	}
+	c.register(cmd)
+	cmd.Flags().BoolVarP(&c.create, "branch", "b", false, "create the branch, from the commit the current one is at")
+	return cmd
+}
+
+func (c *checkoutCmd) run(cmd *cobra.Command, args []string) error {
+	server, dot, err := c.target(cmd.Context())
+	if err != nil {
+		return err
+	}
+	r, err := server.Checkout(cmd.Context(), api.CheckoutRequest{Dot: dot, Branch: args[0], Create: c.create})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.err, "Switched to branch %s\n", r.Branch)
+	return nil
+}

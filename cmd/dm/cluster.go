@@ -1,0 +1,252 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"dm/api"
+	"dm/daemon"
+	"dm/internal/errs"
+)
+
+func newCluster(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "cluster", Short: "Start, look at, stop or delete the local server"}
+	cmd.AddCommand(newClusterInit(a), newClusterStatus(a), newClusterStop(a), newClusterReset(a))
+	return cmd
+}
+
+type clusterInitCmd struct {
+	*app
+	cache string
+}
+
+func newClusterInit(a *app) *cobra.Command {
+	c := &clusterInitCmd{app: a}
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Start the local server in the background",
+		Args:  argCount(0, 0),
+		RunE:  c.run,
+	}
+	registerCache(cmd, &c.cache)
+	return cmd
+}
+
+func registerCache(cmd *cobra.Command, cache *string) {
+	cmd.Flags().StringVar(cache, "cache", daemon.CacheAuto, "how the kernel caches volumes: `MODE` auto, writeback or through")
+}
+
+func (c *clusterInitCmd) run(cmd *cobra.Command, _ []string) error {
+	home, err := c.homeDir()
+	if err != nil {
+		return err
+	}
+	started, err := daemon.Start(cmd.Context(), daemon.Config{Home: home, Cache: c.cache})
+	if err != nil {
+		return err
+	}
+	err = c.changeConfig(func(cfg *clientConfig) {
+		cfg.Remotes[localRemote] = remoteConfig{URL: "unix://" + filepath.Join(home, api.SocketName)}
+		if cfg.Current == "" {
+			cfg.Current = localRemote
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if !started {
+		fmt.Fprintf(c.err, "The dm server on %s is running already.\n", home)
+		return nil
+	}
+	fmt.Fprintf(c.err, "The dm server on %s is running.\n"+
+		"Create a dot with 'dm init <dot>', and print where its data lives with 'dm path -c <dot>.<subdot>'.\n", home)
+	return nil
+}
+
+type clusterStatusCmd struct {
+	*app
+	listing
+}
+
+func newClusterStatus(a *app) *cobra.Command {
+	c := &clusterStatusCmd{app: a}
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the server's state, version, mounts and disk use",
+		Args:  argCount(0, 0),
+		RunE:  c.run,
+	}
+	c.listing.register(cmd)
+	return cmd
+}
+
+func (c *clusterStatusCmd) run(cmd *cobra.Command, _ []string) error {
+	server, err := c.client()
+	if err != nil {
+		return err
+	}
+	r, err := server.Server(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return writeJSON(c.out, r)
+	}
+	amounts := func(n int64) string { return amount(n, true) }
+	if c.scripting {
+		amounts = func(n int64) string { return strconv.FormatInt(n, 10) }
+	}
+	cache := r.Cache
+	if r.Why != "" {
+		cache += " (" + r.Why + ")"
+	}
+	fields := [][]string{
+		{"server", r.ID},
+		{"state", "running"},
+		{"pid", strconv.Itoa(r.PID)},
+		{"started", r.Started.UTC().Format(time.RFC3339)},
+		{"home", string(r.Home)},
+		{"version", versionText(r.Version)},
+		{"cache", cache},
+		{"dots", strconv.Itoa(r.Dots)},
+		{"store", amounts(r.Store)},
+		{"work", amounts(r.Work)},
+		{"free", amounts(r.Free)},
+	}
+	for _, m := range r.Mounts {
+		fields = append(fields, []string{"mount", m.What + " on " + path(m.Dir)})
+	}
+	if !c.scripting {
+		for i := range fields {
+			fields[i][0] += ":"
+		}
+		return table(c.out, fields)
+	}
+	for _, f := range fields {
+		if err := scriptLine(c.out, f[0], f[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type clusterStopCmd struct {
+	*app
+	force bool
+}
+
+func newClusterStop(a *app) *cobra.Command {
+	c := &clusterStopCmd{app: a}
+	cmd := &cobra.Command{
+		Use:   "stop",
+		Short: "Stop the server cleanly: everything is flushed and unmounted",
+		Args:  argCount(0, 0),
+		RunE:  c.run,
+	}
+	cmd.Flags().BoolVarP(&c.force, "force", "f", false, "also while processes use its mounts: they get errors from then on")
+	return cmd
+}
+
+func (c *clusterStopCmd) run(cmd *cobra.Command, _ []string) error {
+	home, err := c.homeDir()
+	if err != nil {
+		return err
+	}
+	stopped, err := daemon.Stop(cmd.Context(), home, c.force)
+	if err != nil {
+		return err
+	}
+	if stopped {
+		fmt.Fprintf(c.err, "The dm server on %s has stopped.\n", home)
+	} else {
+		fmt.Fprintf(c.err, "No dm server is running on %s.\n", home)
+	}
+	return nil
+}
+
+type clusterResetCmd struct {
+	*app
+	force bool
+}
+
+func newClusterReset(a *app) *cobra.Command {
+	c := &clusterResetCmd{app: a}
+	cmd := &cobra.Command{
+		Use:   "reset",
+		Short: "Stop the server and delete everything it keeps, after a prompt",
+		Args:  argCount(0, 0),
+		RunE:  c.run,
+	}
+	cmd.Flags().BoolVarP(&c.force, "force", "f", false, "do not ask, and do not wait for processes that use a mount")
+	return cmd
+}
+
+func (c *clusterResetCmd) run(cmd *cobra.Command, _ []string) error {
+	home, err := c.homeDir()
+	if err != nil {
+		return err
+	}
+	if !c.force {
+		question := fmt.Sprintf("This deletes every dot with all its commits and uncommitted changes under %s.", home)
+		if err := c.confirm(cmd.Context(), question); err != nil {
+			return err
+		}
+	}
+	if err := daemon.Destroy(cmd.Context(), home, c.force); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.err, "Deleted everything dm kept under %s.\n", home)
+	return c.changeConfig(func(cfg *clientConfig) {
+		delete(cfg.Servers, home)
+		if cfg.Remotes[localRemote].URL == "unix://"+filepath.Join(home, api.SocketName) {
+			delete(cfg.Remotes, localRemote)
+			if cfg.Current == localRemote {
+				cfg.Current = ""
+			}
+		}
+	})
+}
+
+type serverCmd struct {
+	*app
+	cache string
+	log   string
+}
+
+func newServer(a *app) *cobra.Command {
+	c := &serverCmd{app: a}
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run the server in the foreground, for systemd and containers; SIGTERM stops it cleanly",
+		Args:  argCount(0, 0),
+		RunE:  c.run,
+	}
+	registerCache(cmd, &c.cache)
+	cmd.Flags().StringVar(&c.log, "log", "stderr", "where the log goes: `DEST` stderr or file (dm.log in the state directory)")
+	return cmd
+}
+
+func (c *serverCmd) run(cmd *cobra.Command, _ []string) error {
+	home, err := c.homeDir()
+	if err != nil {
+		return err
+	}
+	cfg := daemon.Config{Home: home, Cache: c.cache}
+	switch c.log {
+	case "stderr":
+		cfg.Log = c.err
+	case "file":
+	default:
+		return usage(cmd, "--log %q is not known: use stderr or file", c.log)
+	}
+	err = daemon.Run(cmd.Context(), cfg)
+	// The signal that ends a server cleanly is no failure.
+	if errs.KindOf(err) == errs.Interrupted && cmd.Context().Err() != nil {
+		return nil
+	}
+	return err
+}

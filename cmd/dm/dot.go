@@ -1,0 +1,170 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"dm/api"
+)
+
+func newDot(a *app) *cobra.Command {
+	cmd := &cobra.Command{Use: "dot", Short: "Show, delete or rename a dot"}
+	cmd.AddCommand(newDotShow(a), newDotDelete(a), newDotRename(a))
+	return cmd
+}
+
+type dotShowCmd struct {
+	dotFlag
+	listing
+}
+
+func newDotShow(a *app) *cobra.Command {
+	c := &dotShowCmd{dotFlag: dotFlag{app: a}}
+	cmd := &cobra.Command{
+		Use:               "show [dot]",
+		Short:             "Show everything about a dot",
+		Args:              argCount(0, 1),
+		RunE:              c.run,
+		ValidArgsFunction: a.completeDots,
+	}
+	c.dotFlag.register(cmd)
+	c.listing.register(cmd)
+	return cmd
+}
+
+func (c *dotShowCmd) run(cmd *cobra.Command, args []string) error {
+	if len(args) == 1 {
+		if c.dot != "" {
+			return usage(cmd, "the dot is named twice, as %q and with --dot %q", args[0], c.dot)
+		}
+		c.dot = args[0]
+	}
+	server, dot, err := c.target(cmd.Context())
+	if err != nil {
+		return err
+	}
+	r, err := server.ShowDot(cmd.Context(), api.DotRequest{Dot: dot})
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return writeJSON(c.out, r)
+	}
+	fields := [][2]string{
+		{"name", r.Name}, {"id", r.ID}, {"created", r.Created}, {"server", r.Server}, {"path", string(r.Path)},
+		{"branch", r.Branch}, {"head", r.Head}, {"size", c.bytes(r.Size)}, {"dirty", c.bytes(r.Dirty)},
+		{"commits", strconv.Itoa(r.Commits)},
+	}
+	for _, s := range r.Subdots {
+		fields = append(fields, [2]string{"subdot." + s.Name, c.bytes(s.Size)})
+	}
+	for _, b := range r.Branches {
+		fields = append(fields, [2]string{"branch." + b.Name, b.Head})
+	}
+	for _, t := range r.Tags {
+		fields = append(fields, [2]string{"tag." + t.Name, t.Commit})
+	}
+	rows := make([][]string, 0, len(fields))
+	for _, f := range fields {
+		if c.scripting {
+			if err := scriptLine(c.out, f[0], f[1]); err != nil {
+				return err
+			}
+		}
+		rows = append(rows, []string{f[0] + ":", f[1]})
+	}
+	if c.scripting {
+		return nil
+	}
+	return table(c.out, rows)
+}
+
+func (c *dotShowCmd) bytes(n int64) string {
+	if c.scripting {
+		return strconv.FormatInt(n, 10)
+	}
+	return size(n)
+}
+
+type dotDeleteCmd struct {
+	*app
+	force bool
+}
+
+func newDotDelete(a *app) *cobra.Command {
+	c := &dotDeleteCmd{app: a}
+	cmd := &cobra.Command{
+		Use:               "delete [-f] <dot>",
+		Short:             "Delete a dot with all its branches and commits, after a prompt",
+		Args:              argCount(1, 1),
+		RunE:              c.run,
+		ValidArgsFunction: a.completeDots,
+	}
+	cmd.Flags().BoolVarP(&c.force, "force", "f", false, "do not ask")
+	return cmd
+}
+
+func (c *dotDeleteCmd) run(cmd *cobra.Command, args []string) error {
+	server, err := c.client()
+	if err != nil {
+		return err
+	}
+	dot, err := server.Find(cmd.Context(), api.DotRequest{Dot: args[0]})
+	if err != nil {
+		return err
+	}
+	if !c.force {
+		question := fmt.Sprintf("This deletes dot %s with all its branches, commits and uncommitted changes.", dot.Dot)
+		if err := c.confirm(cmd.Context(), question); err != nil {
+			return err
+		}
+	}
+	if err := server.DeleteDot(cmd.Context(), api.DotRequest{Dot: dot.Dot}); err != nil {
+		return err
+	}
+	return c.moveCurrentDot(dot.Dot, "")
+}
+
+type dotRenameCmd struct{ *app }
+
+func newDotRename(a *app) *cobra.Command {
+	c := &dotRenameCmd{a}
+	return &cobra.Command{
+		Use:               "rename <dot> <new name>",
+		Short:             "Give a dot another name",
+		Args:              argCount(2, 2),
+		RunE:              c.run,
+		ValidArgsFunction: a.completeDots,
+	}
+}
+
+func (c *dotRenameCmd) run(cmd *cobra.Command, args []string) error {
+	server, err := c.client()
+	if err != nil {
+		return err
+	}
+	old, err := server.Find(cmd.Context(), api.DotRequest{Dot: args[0]})
+	if err != nil {
+		return err
+	}
+	dot, err := server.RenameDot(cmd.Context(), api.RenameDotRequest{Dot: old.Dot, To: args[1]})
+	if err != nil {
+		return err
+	}
+	return c.moveCurrentDot(old.Dot, dot.Dot)
+}
+
+// moveCurrentDot makes name the current dot if old was.
+func (a *app) moveCurrentDot(old, name string) error {
+	cfg, err := a.readConfig()
+	if err != nil {
+		return err
+	}
+	home, err := a.homeDir()
+	if err != nil || cfg.Servers[home].Dot != old {
+		return err
+	}
+	return a.setCurrentDot(name)
+}

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"bufio"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"dm/api"
+)
+
+type exportCmd struct{ dotFlag }
+
+func newExport(a *app) *cobra.Command {
+	c := &exportCmd{dotFlag{app: a}}
+	cmd := &cobra.Command{
+		Use:   "export <revision> [subdot]",
+		Short: "Write a commit, or one subdot of it, to stdout as a tar archive",
+		Args:  argCount(1, 2),
+		RunE:  c.run,
+	}
+	c.register(cmd)
+	return cmd
+}
+
+func (c *exportCmd) run(cmd *cobra.Command, args []string) error {
+	if f, ok := c.out.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 && f.Name() != os.DevNull {
+			return usage(cmd, "a tar archive is not for a terminal: redirect it to a file or a pipe")
+		}
+	}
+	server, dot, err := c.target(cmd.Context())
+	if err != nil {
+		return err
+	}
+	req := api.ExportRequest{Dot: dot, Revision: args[0]}
+	if len(args) == 2 {
+		req.Subdot = args[1]
+	}
+	w := bufio.NewWriterSize(c.out, 1<<20)
+	if err := server.Export(cmd.Context(), req, w); err != nil {
+		return err
+	}
+	return written(w.Flush())
+}

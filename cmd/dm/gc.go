@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+type gcCmd struct {
+	*app
+	listing
+}
+
+func newGC(a *app) *cobra.Command {
+	c := &gcCmd{app: a}
+	cmd := &cobra.Command{
+		Use:   "gc",
+		Short: "Free what no branch, tag or working copy reaches",
+		Args:  argCount(0, 0),
+		RunE:  c.run,
+	}
+	c.listing.register(cmd)
+	return cmd
+}
+
+func (c *gcCmd) run(cmd *cobra.Command, _ []string) error {
+	server, err := c.client()
+	if err != nil {
+		return err
+	}
+	p := newProgress(c.err)
+	r, err := server.GC(cmd.Context(), p.show)
+	p.end()
+	if err != nil {
+		return err
+	}
+	switch {
+	case c.json:
+		return writeJSON(c.out, r)
+	case c.scripting:
+		return scriptLine(c.out, r.Objects, r.Kept, r.Freed, r.Packs)
+	}
+	_, err = fmt.Fprintf(c.out, "removed %d objects and kept %d, freed %s in %d packs\n",
+		r.Objects, r.Kept, amount(r.Freed, true), r.Packs)
+	return written(err)
+}

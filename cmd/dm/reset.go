@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"dm/api"
+)
+
+type resetCmd struct {
+	dotFlag
+	hard bool
+}
+
+func newReset(a *app) *cobra.Command {
+	c := &resetCmd{dotFlag: dotFlag{app: a}}
+	cmd := &cobra.Command{
+		Use:   "reset [--hard] <revision>",
+		Short: "Take the current branch and its working copy back to a commit",
+		Args:  argCount(1, 1),
+		RunE:  c.run,
+	}
+	c.register(cmd)
+	cmd.Flags().BoolVar(&c.hard, "hard", false, "also when there are uncommitted changes: they are dropped")
+	return cmd
+}
+
+func (c *resetCmd) run(cmd *cobra.Command, args []string) error {
+	server, dot, err := c.target(cmd.Context())
+	if err != nil {
+		return err
+	}
+	r, err := server.Reset(cmd.Context(), api.ResetRequest{Dot: dot, Revision: args[0], Hard: c.hard})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.err, "HEAD is now at %.12s\n", r.Head)
+	if r.Dropped > 0 {
+		fmt.Fprintf(c.err, "Dropped %s of uncommitted changes\n", size(r.Dropped))
+	}
+	return nil
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"dm/api"
+)
+
+type showCmd struct {
+	dotFlag
+	listing
+}
+
+func newShow(a *app) *cobra.Command {
+	c := &showCmd{dotFlag: dotFlag{app: a}}
+	cmd := &cobra.Command{
+		Use:   "show <revision>",
+		Short: "Show a commit with what it changed in each subdot",
+		Args:  argCount(1, 1),
+		RunE:  c.run,
+	}
+	c.dotFlag.register(cmd)
+	c.listing.register(cmd)
+	return cmd
+}
+
+func (c *showCmd) run(cmd *cobra.Command, args []string) error {
+	server, dot, err := c.target(cmd.Context())
+	if err != nil {
+		return err
+	}
+	r, err := server.Show(cmd.Context(), api.RevisionRequest{Dot: dot, Revision: args[0]})
+	if err != nil {
+		return err
+	}
+	switch {
+	case c.json:
+		return writeJSON(c.out, r)
+	case c.scripting:
+		for _, s := range r.Subdots {
+			if err := scriptLine(c.out, s.Name, s.Added, s.Modified, s.Removed, s.Renamed, s.Bytes); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := writeCommit(c.out, r.Commit); err != nil {
+		return err
+	}
+	rows := [][]string{{"SUBDOT", "ADDED", "MODIFIED", "REMOVED", "RENAMED", "BYTES"}}
+	for _, s := range r.Subdots {
+		rows = append(rows, []string{
+			s.Name, strconv.FormatInt(s.Added, 10), strconv.FormatInt(s.Modified, 10), strconv.FormatInt(s.Removed, 10),
+			strconv.FormatInt(s.Renamed, 10), size(s.Bytes),
+		})
+	}
+	return table(c.out, rows)
+}

@@ -1,0 +1,77 @@
+package daemon
+
+import (
+	"bufio"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"dm/internal/errs"
+)
+
+// mountPoint is one line of /proc/self/mountinfo.
+type mountPoint struct {
+	Dir    string
+	FSType string
+	Source string
+}
+
+// readMounts returns what is mounted in this process's mount namespace, in the order in which it was mounted.
+func readMounts() ([]mountPoint, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, errs.New(errs.Internal, "read what is mounted: %w", err)
+	}
+	defer f.Close()
+	var all []mountPoint
+	for lines := bufio.NewScanner(f); ; {
+		if !lines.Scan() {
+			return all, lines.Err()
+		}
+		before, after, ok := strings.Cut(lines.Text(), " - ")
+		fields, tail := strings.Fields(before), strings.Fields(after)
+		if !ok || len(fields) < 5 || len(tail) < 2 {
+			continue
+		}
+		all = append(all, mountPoint{Dir: unescape(fields[4]), FSType: tail[0], Source: unescape(tail[1])})
+	}
+}
+
+// unescape undoes the \ooo by which the kernel writes blanks in paths.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// mountsBelow returns the mount points in and at dir, the last mounted first: the order in which they can be unmounted.
+func mountsBelow(dir string) ([]string, error) {
+	all, err := readMounts()
+	if err != nil {
+		return nil, err
+	}
+	// The kernel writes paths without symlinks.
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
+	var below []string
+	for i := len(all) - 1; i >= 0; i-- {
+		if m := all[i].Dir; m == dir || strings.HasPrefix(m, dir+"/") {
+			below = append(below, m)
+		}
+	}
+	return below, nil
+}
