@@ -1,0 +1,76 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"dm/internal/durable"
+	"dm/internal/errs"
+)
+
+// formatVersion is the version of the directory's layout and of the index.
+const formatVersion = 1
+
+const formatLine = "dm store %d\n"
+
+// lockDir makes this process the only one that has the store open.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, errs.New(errs.KindOf(err), "open store %s: %w", dir, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, errs.New(errs.KindOf(err), "lock store %s: %w", dir, err)
+		}
+		b := make([]byte, 32)
+		n, _ := f.Read(b)
+		holder := strings.TrimSpace(string(b[:n]))
+		return nil, errs.WithHint(errs.New(errs.Conflict, "store %s is in use by process %s", dir, holder),
+			"stop that server, or use another directory (--home)")
+	}
+	if err := f.Truncate(0); err == nil {
+		f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	return f, nil
+}
+
+// checkFormat refuses a store of a newer format, and marks a new one with ours.
+func checkFormat(dir string) error {
+	path := filepath.Join(dir, "format")
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return durable.WriteFile(path, fmt.Appendf(nil, formatLine, formatVersion), 0o600)
+	}
+	if err != nil {
+		return errs.New(errs.KindOf(err), "open store %s: %w", dir, err)
+	}
+	var v int
+	if n, err := fmt.Sscanf(string(b), formatLine, &v); n != 1 || err != nil || v < 1 {
+		// The version is in every pack and in the journal, too: a damaged note of it need not keep anyone out.
+		return durable.WriteFile(path, fmt.Appendf(nil, formatLine, formatVersion), 0o600)
+	}
+	if v > formatVersion {
+		return errs.WithHint(errs.New(errs.Usage, "store %s has format %d; this dm knows %d", dir, v, formatVersion),
+			"install a newer dm")
+	}
+	return nil
+}
+
+// freeBytes returns what unprivileged writers can still use of the disk, in bytes.
+func freeBytes(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}

@@ -1,0 +1,175 @@
+package pack
+
+import (
+	"encoding/binary"
+	"math/bits"
+
+	"dm/internal/errs"
+)
+
+// minCopy is the shortest equal stretch that ends a run of literals: a run takes two to four bytes itself.
+const minCopy = 8
+
+// flagZstd marks a delta whose literals are a zstd frame.
+const flagZstd = 1
+
+// run is a stretch kept from the base and one taken from the literals, in bytes.
+type run struct{ copy, insert int }
+
+// diff finds what plain has in other places than base has it: the runs and the literals, appended to lits. It gives up,
+// with ok false, when the literals become more than limit or plain is longer than base and the rest alone is.
+//
+// Only equal offsets are compared. That is all a page file needs, whose pages stay where they are, and costs a tenth of a
+// search for moved stretches.
+func diff(plain, base []byte, limit int, runs []run, lits []byte) (_ []run, _ []byte, ok bool) {
+	n := min(len(plain), len(base))
+	done := 0 // bytes that are in runs
+	for pos := 0; ; {
+		pos += equal(plain[pos:n], base[pos:n])
+		start := pos
+		if start == n {
+			break
+		}
+		end := different(plain, base, start, n)
+		if len(lits)+end-start > limit {
+			return runs, lits, false
+		}
+		runs = append(runs, run{start - done, end - start})
+		lits = append(lits, plain[start:end]...)
+		done, pos = end, end
+	}
+	if rest := plain[n:]; len(rest) > 0 {
+		if len(lits)+len(rest) > limit {
+			return runs, lits, false
+		}
+		runs = append(runs, run{n - done, len(rest)})
+		lits = append(lits, rest...)
+	}
+	return runs, lits, true
+}
+
+// equal returns the length of the common prefix.
+func equal(a, b []byte) int {
+	b = b[:len(a)]
+	i := 0
+	for ; i+32 <= len(a); i += 32 {
+		x, y := a[i:i+32:i+32], b[i:i+32:i+32]
+		d := (binary.LittleEndian.Uint64(x) ^ binary.LittleEndian.Uint64(y)) |
+			(binary.LittleEndian.Uint64(x[8:]) ^ binary.LittleEndian.Uint64(y[8:])) |
+			(binary.LittleEndian.Uint64(x[16:]) ^ binary.LittleEndian.Uint64(y[16:])) |
+			(binary.LittleEndian.Uint64(x[24:]) ^ binary.LittleEndian.Uint64(y[24:]))
+		if d != 0 {
+			break
+		}
+	}
+	for ; i+8 <= len(a); i += 8 {
+		if d := binary.LittleEndian.Uint64(a[i:]) ^ binary.LittleEndian.Uint64(b[i:]); d != 0 {
+			return i + bits.TrailingZeros64(d)/8
+		}
+	}
+	for ; i < len(a) && a[i] == b[i]; i++ {
+	}
+	return i
+}
+
+// different returns the end of the stretch that begins at start and differs: where minCopy equal bytes follow, or n.
+func different(plain, base []byte, start, n int) int {
+	same := 0
+	for i := start; i < n; i++ {
+		if plain[i] != base[i] {
+			same = 0
+		} else if same++; same == minCopy {
+			return i + 1 - minCopy
+		}
+	}
+	return n - same
+}
+
+// appendRuns appends the front of a delta: all but the literals.
+func appendRuns(b []byte, flags byte, runs []run) []byte {
+	b = append(b, flags)
+	b = binary.AppendUvarint(b, uint64(len(runs)))
+	for _, r := range runs {
+		b = binary.AppendUvarint(b, uint64(r.copy))
+		b = binary.AppendUvarint(b, uint64(r.insert))
+	}
+	return b
+}
+
+// splitDelta takes a delta apart. lits is still compressed where flags say so. litLen is the plain length of the literals,
+// at most plainLen.
+func splitDelta(payload []byte, plainLen int) (flags byte, runs []byte, count, litLen int, lits []byte, err error) {
+	bad := func(what string) (byte, []byte, int, int, []byte, error) {
+		return 0, nil, 0, 0, nil, errs.New(errs.Damaged, "delta: %s", what)
+	}
+	if len(payload) == 0 {
+		return bad("empty")
+	}
+	flags = payload[0]
+	if flags&^flagZstd != 0 {
+		return bad("unknown flags")
+	}
+	b := payload[1:]
+	n, k := uvarint(b, plainLen)
+	if k == 0 || n > len(b)/2 {
+		return bad("bad number of runs")
+	}
+	b = b[k:]
+	runs = b
+	pos := 0
+	for range n {
+		cp, k := uvarint(b, plainLen-pos)
+		if k == 0 {
+			return bad("bad run")
+		}
+		b = b[k:]
+		pos += cp
+		ins, k := uvarint(b, plainLen-pos)
+		if k == 0 {
+			return bad("bad run")
+		}
+		b = b[k:]
+		pos += ins
+		litLen += ins
+	}
+	return flags, runs, n, litLen, b, nil
+}
+
+// apply builds the object from its base; runs and lits come from splitDelta, lits being plain.
+func apply(plainLen int, base, runs []byte, count int, lits []byte) ([]byte, error) {
+	if len(base) < plainLen-len(lits) {
+		return nil, errs.New(errs.Damaged, "delta: the base is too short")
+	}
+	out := make([]byte, 0, plainLen)
+	for range count {
+		cp, k := uvarint(runs, plainLen-len(out))
+		runs = runs[k:]
+		ins, k := uvarint(runs, plainLen-len(out)-cp)
+		runs = runs[k:]
+		if len(out)+cp > len(base) || ins > len(lits) {
+			return nil, errs.New(errs.Damaged, "delta: a run goes beyond what there is")
+		}
+		out = append(out, base[len(out):len(out)+cp]...)
+		out = append(out, lits[:ins]...)
+		lits = lits[ins:]
+	}
+	if len(base) < plainLen && len(out) < plainLen {
+		return nil, errs.New(errs.Damaged, "delta: the base is too short")
+	}
+	if len(lits) != 0 {
+		return nil, errs.New(errs.Damaged, "delta: literals are left over")
+	}
+	if len(out) < plainLen {
+		out = append(out, base[len(out):plainLen]...)
+	}
+	return out, nil
+}
+
+// uvarint reads a number of at most limit in its shortest form; k is 0 where there is none.
+func uvarint(b []byte, limit int) (v, k int) {
+	u, k := binary.Uvarint(b)
+	if k <= 0 || u > uint64(limit) || k > 1 && b[k-1] == 0 {
+		return 0, 0
+	}
+	return int(u), k
+}
