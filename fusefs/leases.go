@@ -1,0 +1,284 @@
+package fusefs
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"dm/workcopy"
+)
+
+// leases is what the server knows of the attributes and the data of regular files that the kernel holds:
+//
+//	refs    how many references the kernel has on a node, answers on their way to it included
+//	leased  files whose attributes it may hold as valid: it can take a write(2) on them without asking
+//	warm    files that may have dirty pages without a lease: the lease was called back, but a write(2) that began before
+//	        may still be going on; or WRITEs came without a lease, which betrays a shared mmap
+//	owed    files whose data came from the cache and whose times have not come yet
+//
+// A cut flushes what is leased or warm. A file leaves warm when it was flushed with no writer in it some time after its
+// lease ended (see cutter.retire), so the cost of a cut follows the files in use.
+//
+// Safe for concurrent use. When it is off (write-through, read-only) every file may be cached and only warm is kept.
+type leases struct {
+	on     bool
+	max    int64
+	count  atomic.Int64 // of leased
+	full   chan struct{}
+	shards [leaseShards]leaseShard
+
+	// dark is the number of the cut during which no leases are given, or 0. It starts with Recall and ends when a request
+	// that waited at the gate comes back: the server is not told when the gate opens.
+	dark atomic.Uint64
+	cuts atomic.Uint64
+}
+
+const (
+	leaseShards = 64
+	// maxLeases bounds how many files a cut may have to call back, and so how long the step before the gate takes: some
+	// microseconds each. Beyond it the kernel asks for attributes each time.
+	maxLeases = 1 << 16
+)
+
+type leaseShard struct {
+	mu     sync.Mutex
+	refs   map[workcopy.NodeID]uint64
+	leased map[workcopy.NodeID]struct{}
+	warm   map[workcopy.NodeID]warmth
+	owed   map[workcopy.NodeID]struct{}
+}
+
+// warmth says since when a file has been warm, and why.
+type warmth struct {
+	since  time.Time
+	mapped bool // written without a lease
+}
+
+func newLeases(on bool) *leases {
+	l := &leases{on: on, max: maxLeases, full: make(chan struct{}, 1)}
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.refs = map[workcopy.NodeID]uint64{}
+		s.leased = map[workcopy.NodeID]struct{}{}
+		s.warm = map[workcopy.NodeID]warmth{}
+		s.owed = map[workcopy.NodeID]struct{}{}
+	}
+	return l
+}
+
+func (l *leases) shard(id workcopy.NodeID) *leaseShard {
+	return &l.shards[uint64(id)%leaseShards]
+}
+
+// ref counts references that an answer gives to the kernel.
+func (l *leases) ref(id workcopy.NodeID, n uint64) {
+	if !l.on {
+		return
+	}
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refs[id] += n
+}
+
+// take counts references and says whether the answer may give a lease; if so the file counts as leased from now on.
+func (l *leases) take(id workcopy.NodeID, refs uint64) bool {
+	if !l.on {
+		return true
+	}
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if refs > 0 {
+		s.refs[id] += refs
+	}
+	if l.dark.Load() != 0 {
+		return false
+	}
+	if _, has := s.leased[id]; has {
+		return true
+	}
+	if l.count.Load() >= l.max {
+		select {
+		case l.full <- struct{}{}:
+		default:
+		}
+		return false
+	}
+	s.leased[id] = struct{}{}
+	l.count.Add(1)
+	return true
+}
+
+// takeForWrite is take for the question before a write(2). Where no lease is given that one write(2) still goes on.
+func (l *leases) takeForWrite(id workcopy.NodeID) bool {
+	if l.take(id, 0) {
+		return true
+	}
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.warm[id] = warmth{time.Now(), s.warm[id].mapped}
+	return false
+}
+
+// forget takes references back. A node without any is not in the kernel, and nothing of it is dirty: the last close of a
+// file writes it out.
+func (l *leases) forget(id workcopy.NodeID, n uint64) {
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.on {
+		if have := s.refs[id]; have > n {
+			s.refs[id] = have - n
+			return
+		}
+	}
+	delete(s.refs, id)
+	delete(s.warm, id)
+	delete(s.owed, id)
+	if _, has := s.leased[id]; has {
+		delete(s.leased, id)
+		l.count.Add(-1)
+	}
+}
+
+// known says whether the kernel has the node, or an answer with it is on its way.
+func (l *leases) known(id workcopy.NodeID) bool {
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refs[id] > 0
+}
+
+// wrote notes that data of a file came from the kernel's cache.
+func (l *leases) wrote(id workcopy.NodeID) {
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.on {
+		s.owed[id] = struct{}{}
+	}
+	if _, has := s.leased[id]; !has {
+		w, was := s.warm[id]
+		s.warm[id] = warmth{time.Now(), w.mapped || !was}
+	}
+}
+
+// paid notes that the times of a file came, and says whether they were owed.
+func (l *leases) paid(id workcopy.NodeID) bool {
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, owed := s.owed[id]
+	delete(s.owed, id)
+	return owed
+}
+
+// darken ends the giving of leases until lighten.
+func (l *leases) darken() {
+	l.dark.Store(l.cuts.Add(1))
+}
+
+// lighten lets leases be given again, if the cut is still the one that a request saw when it came.
+func (l *leases) lighten(cut uint64) {
+	if cut != 0 {
+		l.dark.CompareAndSwap(cut, 0)
+	}
+}
+
+// recall makes up to most leased files warm and returns them. The caller tells the kernel.
+func (l *leases) recall(most int) []workcopy.NodeID {
+	var ids []workcopy.NodeID
+	now := time.Now()
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		for id := range s.leased {
+			if len(ids) >= most {
+				break
+			}
+			ids = append(ids, id)
+			s.warm[id] = warmth{now, s.warm[id].mapped}
+			delete(s.leased, id)
+			l.count.Add(-1)
+		}
+		s.mu.Unlock()
+	}
+	return ids
+}
+
+// hot returns what may have dirty pages.
+func (l *leases) hot() []workcopy.NodeID {
+	var ids []workcopy.NodeID
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		for id := range s.warm {
+			ids = append(ids, id)
+		}
+		for id := range s.leased {
+			if _, both := s.warm[id]; !both {
+				ids = append(ids, id)
+			}
+		}
+		s.mu.Unlock()
+	}
+	return ids
+}
+
+// isHot says whether a file may have dirty pages.
+func (l *leases) isHot(id workcopy.NodeID) bool {
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, warm := s.warm[id]
+	_, leased := s.leased[id]
+	return warm || leased
+}
+
+// How long a file stays warm.
+const (
+	// coolTime is how long a write(2) that has been given its attributes may take to reach the file's lock. It is far more
+	// than a runnable thread waits for a processor.
+	coolTime = 2 * time.Second
+	// mapTime is how long a file that was written through a shared mmap counts as mapped after the last sign of it.
+	mapTime = 10 * time.Minute
+)
+
+// cooling returns the files that have been warm for long enough to be retired.
+func (l *leases) cooling(now time.Time) (ids []workcopy.NodeID) {
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		for id, w := range s.warm {
+			limit := coolTime
+			if w.mapped {
+				limit = mapTime
+			}
+			if now.Sub(w.since) >= limit {
+				ids = append(ids, id)
+			}
+		}
+		s.mu.Unlock()
+	}
+	return ids
+}
+
+// cool takes a file out of warm, unless something happened to it since the given time.
+func (l *leases) cool(id workcopy.NodeID, since time.Time) {
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w, ok := s.warm[id]; ok && w.since.Before(since) {
+		delete(s.warm, id)
+	}
+}
+
+// drop takes a file that the kernel no longer has out of warm.
+func (l *leases) drop(id workcopy.NodeID) {
+	s := l.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.warm, id)
+}

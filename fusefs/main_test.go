@@ -1,0 +1,28 @@
+package fusefs
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == FlusherArg {
+		if err := RunFlusher(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func newTestFlusher(t testing.TB) *Flusher {
+	t.Helper()
+	f := NewFlusher(slog.Default())
+	t.Cleanup(f.Close)
+	return f
+}

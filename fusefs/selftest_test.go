@@ -1,0 +1,31 @@
+package fusefs
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestSelfTest(t *testing.T) {
+	f := newTestFlusher(t)
+	start := time.Now()
+	if err := SelfTest(t.Context(), t.TempDir(), f); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("the self-test took %v", took)
+	}
+}
+
+// A self-test that cannot fail shows nothing: without calling leases back behind the gate, cuts are wrong.
+func TestSelfTestFindsMissingRecall(t *testing.T) {
+	f := newTestFlusher(t)
+	for range 5 {
+		err := selfTest(t.Context(), t.TempDir(), f, func(m *Mount) { m.cutter.skipRecall.Store(true) })
+		if err != nil && strings.Contains(err.Error(), "which came before it") {
+			return
+		}
+		t.Logf("self-test without recall: %v", err)
+	}
+	t.Error("the self-test does not notice that leases are not called back")
+}

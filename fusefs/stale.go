@@ -1,0 +1,221 @@
+package fusefs
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// fuseMount is a FUSE mount as /proc/self/mountinfo has it.
+type fuseMount struct {
+	dir   string
+	minor uint32
+}
+
+// mountsAt returns the FUSE mounts at a directory, the topmost last. Nothing is asked of the mounts: one whose server is
+// dead or hangs would not answer.
+func mountsAt(dir string) ([]fuseMount, error) {
+	all, err := fuseMounts()
+	if err != nil {
+		return nil, err
+	}
+	var at []fuseMount
+	for _, m := range all {
+		if m.dir == dir {
+			at = append(at, m)
+		}
+	}
+	return at, nil
+}
+
+func fuseMounts() ([]fuseMount, error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
+	return parseMounts(b), nil
+}
+
+// parseMounts reads lines such as (proc_pid_mountinfo(5))
+//
+//	36 35 0:98 / /mnt2 rw,noatime shared:1 - fuse.dm dm rw,errors=continue
+func parseMounts(b []byte) (mounts []fuseMount) {
+	for line := range strings.Lines(string(b)) {
+		before, after, ok := strings.Cut(line, " - ")
+		f := strings.Fields(before)
+		if !ok || len(f) < 6 || !strings.HasPrefix(after, "fuse") {
+			continue
+		}
+		major, minor, ok := strings.Cut(f[2], ":")
+		n, err := strconv.ParseUint(minor, 10, 32)
+		if !ok || err != nil || major != "0" {
+			continue
+		}
+		mounts = append(mounts, fuseMount{dir: unescape(f[4]), minor: uint32(n)})
+	}
+	return mounts
+}
+
+// unescape undoes the octal escapes that the kernel writes for blanks in paths.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+4 <= len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// CleanStale removes the FUSE mounts at dir that a dead server left behind, however many lie on each other. Processes
+// that still use one get errors from it. The caller knows that no living server serves dir.
+func CleanStale(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("clean %s: %w", dir, err)
+	}
+	mounts, err := mountsAt(dir)
+	if err != nil {
+		return err
+	}
+	for range mounts {
+		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL {
+			return fmt.Errorf("unmount stale %s: %w", dir, err)
+		}
+	}
+	for _, m := range mounts {
+		// A server that hangs in its own exit keeps its connection; one that is dead has none any more.
+		if err := abort(m.minor); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+const fusectl = "/sys/fs/fuse/connections"
+
+// abort breaks a FUSE connection by its number in fusectl, which is mounted if it is not.
+func abort(conn uint32) error {
+	if names, err := os.ReadDir(fusectl); err == nil && len(names) == 0 {
+		if err := unix.Mount("fusectl", fusectl, "fusectl", 0, ""); err != nil && err != unix.EBUSY {
+			return fmt.Errorf("mount fusectl: %w", err)
+		}
+	}
+	f, err := os.OpenFile(fmt.Sprintf("%s/%d/abort", fusectl, conn), os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("abort connection: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("1"); err != nil {
+		return fmt.Errorf("abort connection: %w", err)
+	}
+	return nil
+}
+
+// user is a process that uses a mount.
+type user struct {
+	pid  int
+	name string
+	how  string
+}
+
+func (u user) String() string { return fmt.Sprintf("%s (pid %d, %s)", u.name, u.pid, u.how) }
+
+// maxUsers is how many users of a mount are named.
+const maxUsers = 10
+
+// usersOf returns processes that use a mount. It looks at /proc only: following a link there could ask the mount.
+func usersOf(dir string, minor uint32) []user {
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var users []user
+	for _, p := range procs {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		if how := usage(pid, dir, minor); how != "" {
+			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			users = append(users, user{pid, strings.TrimSpace(string(name)), how})
+		}
+		if len(users) == maxUsers {
+			break
+		}
+	}
+	sort.Slice(users, func(i, j int) bool { return users[i].pid < users[j].pid })
+	return users
+}
+
+// usage says how a process uses a mount, or "".
+func usage(pid int, dir string, minor uint32) string {
+	proc := fmt.Sprintf("/proc/%d", pid)
+	for _, link := range []string{"cwd", "root"} {
+		if target, err := os.Readlink(proc + "/" + link); err == nil && within(target, dir) {
+			return link + " " + target
+		}
+	}
+	mounts := mountIDs(proc, minor)
+	fds, _ := os.ReadDir(proc + "/fdinfo")
+	for _, fd := range fds {
+		info, err := os.ReadFile(proc + "/fdinfo/" + fd.Name())
+		if err == nil && mounts[field(info, "mnt_id:")] {
+			target, _ := os.Readlink(proc + "/fd/" + fd.Name())
+			return "has open " + target
+		}
+	}
+	maps, err := os.Open(proc + "/maps")
+	if err != nil {
+		return ""
+	}
+	defer maps.Close()
+	dev := fmt.Sprintf("00:%02x", minor)
+	for lines := bufio.NewScanner(maps); lines.Scan(); {
+		if f := strings.Fields(lines.Text()); len(f) >= 6 && f[3] == dev {
+			return "maps " + f[5]
+		}
+	}
+	return ""
+}
+
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// mountIDs returns the numbers under which a process's mount namespace has a filesystem.
+func mountIDs(proc string, minor uint32) map[string]bool {
+	b, err := os.ReadFile(proc + "/mountinfo")
+	if err != nil {
+		return nil
+	}
+	ids := map[string]bool{}
+	dev := fmt.Sprintf("0:%d", minor)
+	for line := range bytes.Lines(b) {
+		if f := bytes.Fields(line); len(f) > 3 && string(f[2]) == dev {
+			ids[string(f[0])] = true
+		}
+	}
+	return ids
+}
+
+func field(b []byte, name string) string {
+	_, rest, _ := bytes.Cut(b, []byte(name))
+	value, _, _ := bytes.Cut(rest, []byte("\n"))
+	return string(bytes.TrimSpace(value))
+}
