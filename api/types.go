@@ -328,7 +328,6 @@ type ShowDotResult struct {
 	Created  string   `json:"created"`
 	Path     Path     `json:"path"`
 	Head     string   `json:"head"`
-	Stored   int64    `json:"stored"` // bytes in the store that the dot reaches
 	Branches []Branch `json:"branches"`
 	Tags     []Tag    `json:"tags"`
 	Subdots  []Subdot `json:"subdots"`

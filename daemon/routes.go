@@ -30,8 +30,35 @@ type handler func(r *http.Request, w http.ResponseWriter) error
 
 func (s *server) handlers() map[api.Op]handler {
 	return map[api.Op]handler{
-		api.OpVersion: plain(s.version),
-		api.OpServer:  plain(s.serverStatus),
+		api.OpVersion:      plain(s.version),
+		api.OpServer:       plain(s.serverStatus),
+		api.OpStop:         s.stopServer,
+		api.OpInit:         plain(s.initDot),
+		api.OpFind:         plain(s.find),
+		api.OpPath:         plain(s.path),
+		api.OpList:         plain(s.list),
+		api.OpStatus:       plain(s.status),
+		api.OpCommit:       streaming(s.commit),
+		api.OpLog:          streaming(s.logOf),
+		api.OpShow:         plain(s.showCommit),
+		api.OpDiff:         streaming(s.diff),
+		api.OpCat:          bytesOut(s.cat),
+		api.OpBranches:     plain(s.listBranches),
+		api.OpDeleteBranch: plain(s.deleteBranch),
+		api.OpCheckout:     plain(s.checkout),
+		api.OpReset:        plain(s.reset),
+		api.OpRestore:      plain(s.restore),
+		api.OpTags:         plain(s.listTags),
+		api.OpTag:          plain(s.tag),
+		api.OpDeleteTag:    plain(s.deleteTag),
+		api.OpMount:        plain(s.mount),
+		api.OpUnmount:      plain(s.unmount),
+		api.OpMounts:       plain(s.listMounts),
+		api.OpShowDot:      plain(s.showDot),
+		api.OpDeleteDot:    plain(s.deleteDot),
+		api.OpRenameDot:    plain(s.renameDot),
+		api.OpImport:       streaming(s.importDir),
+		api.OpExport:       bytesOut(s.export),
 	}
 }
 

@@ -3,17 +3,17 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"sync"
-	"syscall"
 	"time"
 
 	"dm/api"
+	"dm/dot"
+	"dm/fusefs"
 	"dm/internal/errs"
+	"dm/store"
 )
 
 // server is a running server.
@@ -22,18 +22,75 @@ type server struct {
 	home    *home
 	log     *slog.Logger
 	started time.Time
+	why     string // the cache mode is not what could be best because of this
 
-	ops  opGate
-	stop chan struct{} // closed when a client has stopped the server
+	store    *store.Store
+	dots     *dot.Dots
+	flusher  *fusefs.Flusher
+	branches *branches
+	links    links
+	binds    *binds
+
+	// names locks dots by namespace/name: shared by what uses a dot, alone by what changes where it is mounted.
+	names keyed
+	ops   opGate
+	stop  chan struct{} // closed when a client has stopped the server
 }
 
-// newServer cleans up after a predecessor that was killed and opens everything.
-func newServer(ctx context.Context, cfg Config, h *home, log *slog.Logger) (*server, error) {
-	if err := h.cleanStale(); err != nil {
-		return nil, err
+// newServer cleans up after a predecessor that was killed, opens everything and mounts the current branch of each dot.
+func newServer(ctx context.Context, cfg Config, h *home, log *slog.Logger) (s *server, err error) {
+	s = &server{
+		cfg: cfg, home: h, log: log, started: time.Now(), stop: make(chan struct{}),
+		links: links{h.path(mountDir)}, binds: &binds{file: h.path(mountsFile)},
 	}
-	s := &server{cfg: cfg, home: h, log: log, started: time.Now(), stop: make(chan struct{})}
-	return s, ctx.Err()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close(context.WithoutCancel(ctx)))
+		}
+	}()
+	if err := errors.Join(h.cleanStale(), s.links.clear()); err != nil {
+		return s, err
+	}
+	if s.store, err = store.Open(ctx, h.path(storeDir), store.Options{MinFree: minFree}); err != nil {
+		return s, err
+	}
+	if err := s.startMounts(ctx); err != nil {
+		return s, err
+	}
+	s.dots, err = dot.Open(ctx, dot.Config{Store: s.store, Dir: h.path(workDir), Detach: s.branches.hide})
+	if err != nil {
+		return s, err
+	}
+	return s, s.mountAll(ctx)
+}
+
+// minFree is how many bytes stay free on the disk of the store: a commit is refused before a full disk breaks it, and
+// working copies can still be written to and cleaned up.
+const minFree = 64 << 20
+
+// startMounts starts what mounting needs, and finds out how this kernel can cache.
+func (s *server) startMounts(ctx context.Context) error {
+	s.flusher = fusefs.NewFlusher(s.log)
+	s.branches = &branches{
+		dir: s.home.path(mountDir, branchesDir), log: s.log, flusher: s.flusher, cache: fusefs.Through,
+		open: map[string]*fusefs.Mount{},
+	}
+	if s.cfg.Cache == CacheThrough {
+		s.why = "asked for"
+		return nil
+	}
+	err := fusefs.SelfTest(ctx, s.home.path(lookDir), s.flusher)
+	switch {
+	case err == nil:
+		s.branches.cache = fusefs.Writeback
+	case s.cfg.Cache == CacheWriteback:
+		return errs.WithHint(errs.New(errs.Internal, "this kernel does not keep an exact cut with its page cache: %w", err),
+			"start the server with --cache auto or through")
+	default:
+		s.why = "the kernel did not pass the test for writeback: " + err.Error()
+		s.log.Warn("volumes are write-through", "err", err)
+	}
+	return nil
 }
 
 // serve answers requests until ctx is done or a client has stopped the server, and ends everything.
@@ -85,131 +142,23 @@ func (s *server) shutdown(ctx context.Context, srv *http.Server, cancelOps func(
 	}
 }
 
-// close ends everything that newServer opened.
-func (s *server) close(context.Context) error { return nil }
+// unmountGrace is how long a server that must end waits for processes that use its mounts, before it takes them away.
+const unmountGrace = 10 * time.Second
 
-// listen makes the socket. It appears under its name only when it has its mode, and replaces what a killed server left:
-// the lock on the state directory says that nobody listens there.
-func listen(path string) (net.Listener, error) {
-	tmp := path + ".new"
-	if err := os.RemoveAll(tmp); err != nil {
-		return nil, errs.New(errs.KindOf(err), "make the socket: %w", err)
+// close ends everything that newServer opened, as far as it came. Mounts in use are detached after a bounded wait.
+func (s *server) close(ctx context.Context) error {
+	var all []error
+	if s.branches != nil {
+		all = append(all, s.unmountAll(ctx, true))
 	}
-	short, release, err := api.ShortSocketPath(tmp)
-	if err != nil {
-		return nil, errs.New(errs.KindOf(err), "make the socket: %w", err)
+	if s.dots != nil {
+		all = append(all, s.dots.Close(ctx))
 	}
-	defer release()
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
-	if err != nil {
-		return nil, errs.New(errs.KindOf(err), "make the socket: %w", err)
+	if s.flusher != nil {
+		s.flusher.Close()
 	}
-	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(tmp, 0o600), os.Rename(tmp, path)); err != nil {
-		l.Close()
-		return nil, errs.New(errs.KindOf(err), "make the socket: %w", err)
+	if s.store != nil {
+		all = append(all, s.store.Close())
 	}
-	return ownerOnly{l}, nil
-}
-
-// ownerOnly accepts only connections of the server's own user and of root: the mode of the socket says so too, but a mode
-// can be changed by mistake.
-type ownerOnly struct{ *net.UnixListener }
-
-// Accept implements net.Listener.
-func (l ownerOnly) Accept() (net.Conn, error) {
-	for {
-		c, err := l.AcceptUnix()
-		if err != nil {
-			return nil, err
-		}
-		if uid, err := peerUID(c); err == nil && (uid == 0 || int(uid) == os.Geteuid()) {
-			return c, nil
-		}
-		c.Close()
-	}
-}
-
-// peerUID returns the user of the process at the other end.
-func peerUID(c *net.UnixConn) (uint32, error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *syscall.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-	}); err != nil {
-		return 0, err
-	}
-	if credErr != nil {
-		return 0, credErr
-	}
-	return cred.Uid, nil
-}
-
-// opGate counts running operations and, once closed, lets no more in.
-type opGate struct {
-	mu      sync.Mutex
-	running int
-	closed  bool
-	idle    chan struct{} // closed when running falls to 0 after closed
-}
-
-// enter begins an operation; a server that stops refuses. Whoever entered calls leave.
-func (g *opGate) enter() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return errs.WithHint(errs.New(errs.Unreachable, "the server is stopping"), "start it again with 'dm cluster init'")
-	}
-	g.running++
-	return nil
-}
-
-func (g *opGate) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.running--
-	if g.running == 0 && g.idle != nil {
-		close(g.idle)
-		g.idle = nil
-	}
-}
-
-// close lets no more operations in and waits until the running ones have left.
-func (g *opGate) close(ctx context.Context) error {
-	g.mu.Lock()
-	g.closed = true
-	if g.running == 0 {
-		g.mu.Unlock()
-		return nil
-	}
-	if g.idle == nil {
-		g.idle = make(chan struct{})
-	}
-	idle := g.idle
-	g.mu.Unlock()
-	select {
-	case <-idle:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait for running operations: %w", ctx.Err())
-	}
-}
-
-// open lets operations in again.
-func (g *opGate) open() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.closed = false
-}
-
-// serverStatus is the state of the server as a whole.
-func (s *server) serverStatus(context.Context, api.Empty) (api.ServerResult, error) {
-	r := api.ServerResult{
-		ID: s.home.id.ID, PID: os.Getpid(), Home: api.Path(s.home.dir), Version: ownVersion(), Started: s.started,
-	}
-	return r, nil
+	return errors.Join(all...)
 }

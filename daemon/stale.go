@@ -2,9 +2,12 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 
+	"dm/fusefs"
 	"dm/internal/errs"
 )
 
@@ -23,5 +26,18 @@ func (h *home) cleanStale() error {
 	return nil
 }
 
-// RunChild runs this process as one of the server's helper processes if it was started as such, and says so.
-func RunChild() bool { return false }
+// RunChild runs this process as one of the server's helper processes if it was started as such. A program that is used as
+// a server calls it first.
+func RunChild() (code int, ran bool) {
+	if os.Args[0] == bindHelper {
+		return runBind(os.Args[1:]), true
+	}
+	if len(os.Args) < 2 || os.Args[1] != fusefs.FlusherArg {
+		return 0, false
+	}
+	if err := fusefs.RunFlusher(); err != nil {
+		fmt.Fprintln(os.Stderr, "dm:", err)
+		return 1, true
+	}
+	return 0, true
+}

@@ -26,8 +26,8 @@ func main() { os.Exit(Main()) }
 
 // Main runs dm with the process's arguments and returns the exit code. Tests call it as a program of its own.
 func Main() int {
-	if daemon.RunChild() {
-		return 0
+	if code, ran := daemon.RunChild(); ran {
+		return code
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()

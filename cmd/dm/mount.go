@@ -50,9 +50,9 @@ func (c *mountCmd) run(cmd *cobra.Command, args []string) error {
 	case c.json || c.scripting:
 		return usage(cmd, "--json and --scripting are for the list of mounts")
 	}
-	dir, err := filepath.Abs(args[1])
+	dir, err := realDir(args[1])
 	if err != nil {
-		return errs.New(errs.Usage, "find the directory %s: %w", args[1], err)
+		return err
 	}
 	req := api.MountRequest{Dir: api.Path(dir), Create: c.create, ReadOnly: c.readOnly}
 	var isCommit bool
@@ -108,9 +108,22 @@ func (c *umountCmd) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	dir, err := filepath.Abs(args[0])
+	dir, err := realDir(args[0])
 	if err != nil {
-		return errs.New(errs.Usage, "find the directory %s: %w", args[0], err)
+		return err
 	}
 	return server.Unmount(cmd.Context(), api.UnmountRequest{Dir: api.Path(dir)})
+}
+
+// realDir returns the absolute path of dir without symlinks, as the kernel names what is mounted there. What cannot be
+// looked at (a mount whose server is gone) keeps the name it has.
+func realDir(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", errs.New(errs.Usage, "find the directory %s: %w", dir, err)
+	}
+	if real, err := filepath.EvalSymlinks(abs); err == nil {
+		return real, nil
+	}
+	return abs, nil
 }

@@ -362,7 +362,7 @@ func TestNobodyEndsTheProcess(t *testing.T) {
 }
 
 func TestErrorsAreWrappedWithWhatWasDone(t *testing.T) {
-	bad := regexp.MustCompile(`"[^"\n]*\b(failed to|unable to|could not|error while)\b[^"\n]*%w`)
+	bad := regexp.MustCompile(`"([^"\n]*: )?(failed to|unable to|could not|error while)\b[^"\n]*%w`)
 	all, _ := files(t)
 	for _, f := range all {
 		if f.test {

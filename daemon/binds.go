@@ -1,0 +1,195 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"dm/api"
+	"dm/internal/durable"
+	"dm/internal/errs"
+)
+
+// bindRecord is one mount made by `dm mount`, as mounts.json keeps it.
+type bindRecord struct {
+	Dir      api.Path `json:"dir"`
+	Name     string   `json:"name"`             // namespace/dot, without branch and subdot
+	Branch   string   `json:"branch,omitempty"` // "": follows checkout
+	Subdot   string   `json:"subdot,omitempty"`
+	Revision string   `json:"revision,omitempty"` // a commit's id: shows that, read-only
+	Asked    string   `json:"asked"`              // what the user typed
+	ReadOnly bool     `json:"readonly"`
+}
+
+// bound is a mount that is there. Its look is what shows a commit, nil for a branch.
+type bound struct {
+	bindRecord
+	look *look
+}
+
+// binds is the mounts that users made. They stay until `dm umount`: mounts.json remembers them over restarts.
+type binds struct {
+	file string
+
+	mu  sync.Mutex
+	all []*bound
+}
+
+// read returns what mounts.json remembers.
+func (b *binds) read() ([]bindRecord, error) {
+	text, err := os.ReadFile(b.file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, errs.New(errs.KindOf(err), "read the list of mounts: %w", err)
+	}
+	var records []bindRecord
+	if err := json.Unmarshal(text, &records); err != nil {
+		return nil, errs.WithHint(errs.New(errs.Damaged, "read the list of mounts %s: %w", b.file, err),
+			"move it away; mounts made by 'dm mount' have to be made again")
+	}
+	return records, nil
+}
+
+// save writes mounts.json. The caller holds mu.
+func (b *binds) save() error {
+	records := make([]bindRecord, len(b.all))
+	for i, m := range b.all {
+		records[i] = m.bindRecord
+	}
+	text, err := json.MarshalIndent(records, "", "  ")
+	if err != nil {
+		return errs.New(errs.Internal, "encode the list of mounts: %w", err)
+	}
+	if err := durable.WriteFile(b.file, append(text, '\n'), 0o600); err != nil {
+		return errs.New(errs.KindOf(err), "write the list of mounts: %w", err)
+	}
+	return nil
+}
+
+// reserve enters a mount that is about to be made; a directory can have one.
+func (b *binds) reserve(m *bound) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, other := range b.all {
+		if other.Dir == m.Dir {
+			return errs.WithHint(errs.New(errs.Conflict, "%s is mounted at %s already", other.Asked, m.Dir),
+				"take it away with 'dm umount %s'", m.Dir)
+		}
+	}
+	b.all = append(b.all, m)
+	return b.save()
+}
+
+// remove forgets a mount.
+func (b *binds) remove(m *bound) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.all = slices.DeleteFunc(b.all, func(o *bound) bool { return o == m })
+	return b.save()
+}
+
+// list returns all mounts for which keep is true.
+func (b *binds) list(keep func(*bound) bool) []*bound {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var some []*bound
+	for _, m := range b.all {
+		if keep(m) {
+			some = append(some, m)
+		}
+	}
+	return some
+}
+
+// rename follows the rename of a dot.
+func (b *binds) rename(from, to string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, m := range b.all {
+		if m.Name == from {
+			m.Name = to
+		}
+	}
+	return b.save()
+}
+
+// unbind unmounts dir. In use: a Conflict that names the processes.
+func unbind(dir string) error {
+	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+	switch {
+	case err == nil, errors.Is(err, unix.EINVAL), errors.Is(err, fs.ErrNotExist): // gone already
+		return nil
+	case errors.Is(err, unix.EBUSY):
+		who := usersBelow(dir)
+		if who == "" {
+			who = "a process"
+		}
+		return errs.WithHint(errs.New(errs.Conflict, "unmount %s: in use by %s", dir, who), "stop it and try again")
+	}
+	return errs.New(errs.KindOf(err), "unmount %s: %w", dir, err)
+}
+
+// usersBelow names the processes that have something open below dir, as far as /proc tells. It follows no link into dir.
+func usersBelow(dir string) string {
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		return ""
+	}
+	var users []string
+	for _, p := range procs {
+		if p.Name()[0] < '0' || p.Name()[0] > '9' {
+			continue
+		}
+		if base := "/proc/" + p.Name(); uses(base, dir) {
+			comm, _ := os.ReadFile(base + "/comm")
+			users = append(users, fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(comm)), p.Name()))
+		}
+	}
+	return strings.Join(users, ", ")
+}
+
+func uses(proc, dir string) bool {
+	links := []string{proc + "/cwd", proc + "/root", proc + "/exe"}
+	if fds, err := os.ReadDir(proc + "/fd"); err == nil {
+		for _, fd := range fds {
+			links = append(links, proc+"/fd/"+fd.Name())
+		}
+	}
+	for _, l := range links {
+		if target, err := os.Readlink(l); err == nil && (target == dir || strings.HasPrefix(target, dir+"/")) {
+			return true
+		}
+	}
+	maps, err := os.ReadFile(proc + "/maps")
+	return err == nil && strings.Contains(string(maps), " "+dir+"/")
+}
+
+// unbindAll takes all mounts away when the server ends; mounts.json keeps them. Busy: a Conflict, unless force.
+func (b *binds) unbindAll(ctx context.Context, force bool) error {
+	for _, m := range b.list(func(*bound) bool { return true }) {
+		err := unbind(string(m.Dir))
+		if errs.KindOf(err) == errs.Conflict && force {
+			err = unix.Unmount(string(m.Dir), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		}
+		if err != nil {
+			return err
+		}
+		if m.look != nil {
+			if err := m.look.close(ctx, force); err != nil {
+				return err
+			}
+			m.look = nil
+		}
+	}
+	return nil
+}

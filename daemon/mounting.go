@@ -1,0 +1,206 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"dm/api"
+	"dm/dot"
+	"dm/internal/errs"
+)
+
+// openers is how many working copies a start opens at a time.
+const openers = 8
+
+// key is a dot's key in s.names and in mounts.json.
+func key(n dot.Name) string { return n.Namespace + "/" + n.Dot }
+
+// mountAll mounts the current branch of each dot and makes again what users had mounted. A dot that is damaged does not
+// keep the others from working: it is logged, and whoever uses it is told.
+func (s *server) mountAll(ctx context.Context) error {
+	names, err := s.dots.Names(ctx)
+	if err != nil {
+		return err
+	}
+	var group errgroup.Group
+	group.SetLimit(openers)
+	for _, n := range names {
+		group.Go(func() error {
+			if _, err := s.showCurrent(ctx, n); err != nil {
+				s.log.Error("dot cannot be mounted", "dot", n, "err", err)
+			}
+			return ctx.Err()
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if err := s.clearLooks(); err != nil {
+		return err
+	}
+	records, err := s.binds.read()
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if err := s.bind(ctx, r); err != nil {
+			s.log.Error("mount of an earlier server cannot be made again", "mount", r.Asked, "dir", r.Dir, "err", err)
+		}
+	}
+	return ctx.Err()
+}
+
+// clearLooks empties the scratch space of commits that an earlier server showed.
+func (s *server) clearLooks() error {
+	left, err := os.ReadDir(s.home.path(lookDir))
+	if err != nil {
+		return errs.New(errs.KindOf(err), "clear scratch space: %w", err)
+	}
+	for _, e := range left {
+		if err := removeLook(s.home.path(lookDir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// showCurrent mounts a dot's current branch if it is not mounted, leads the dot's link there and returns the link's path.
+func (s *server) showCurrent(ctx context.Context, n dot.Name) (string, error) {
+	n.Branch, n.Subdot = "", ""
+	return s.show(ctx, n)
+}
+
+// show mounts a branch if it is not mounted, leads the link of n there and returns the link's path.
+func (s *server) show(ctx context.Context, n dot.Name) (string, error) {
+	wc, err := s.dots.WorkingCopy(ctx, n)
+	if err != nil {
+		return "", err
+	}
+	if _, err := s.branches.show(ctx, wc); err != nil {
+		return "", fmt.Errorf("mount %s: %w", n, err)
+	}
+	return s.links.path(n), s.links.set(n, wc.ID)
+}
+
+// bind makes one user's mount and remembers it.
+func (s *server) bind(ctx context.Context, r bindRecord) (err error) {
+	m := &bound{bindRecord: r}
+	if err := s.binds.reserve(m); err != nil {
+		return err
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		if m.look != nil {
+			err = errors.Join(err, m.look.close(context.WithoutCancel(ctx), true))
+		}
+		err = errors.Join(err, s.binds.remove(m))
+	}()
+	source, err := s.bindSource(ctx, m)
+	if err != nil {
+		return err
+	}
+	err = bind(ctx, source, r.Subdot, string(r.Dir), r.ReadOnly, false)
+	if errs.KindOf(err) == errs.NotFound {
+		return errs.WithHint(err, "make the directory first: mkdir %s", r.Dir)
+	}
+	return err
+}
+
+// bindSource returns the directory whose content, or whose subdot, a mount shows.
+func (s *server) bindSource(ctx context.Context, m *bound) (string, error) {
+	n, err := dot.ParseName(m.Name)
+	if err != nil {
+		return "", err
+	}
+	n.Branch = m.Branch
+	if m.Revision == "" {
+		wc, err := s.dots.WorkingCopy(ctx, n)
+		if err != nil {
+			return "", err
+		}
+		return s.branches.show(ctx, wc)
+	}
+	id, commit, err := s.dots.Resolve(ctx, n, m.Revision)
+	if err != nil {
+		return "", err
+	}
+	if m.look, err = openLook(ctx, s.home.path(lookDir), s.store, id, commit, s.log); err != nil {
+		return "", err
+	}
+	return m.look.mountPoint(), nil
+}
+
+// rebind leads the mounts of a dot to where it is now, after a checkout or a reset has changed that. All are tried.
+func (s *server) rebind(ctx context.Context, n dot.Name) error {
+	var all []error
+	for _, m := range s.binds.list(func(m *bound) bool { return m.Name == key(n) && m.look == nil }) {
+		source, err := s.bindSource(ctx, m)
+		if err == nil {
+			err = bind(ctx, source, m.Subdot, string(m.Dir), m.ReadOnly, true)
+		}
+		if err != nil {
+			all = append(all, errs.WithHint(fmt.Errorf("mount %s at %s again: %w", m.Asked, m.Dir, err),
+				"the rest is done; take that mount away with 'dm umount %s'", m.Dir))
+		}
+	}
+	return errors.Join(all...)
+}
+
+// unmountAll takes all mounts away. Without force, what is in use makes it a Conflict that names who uses it.
+func (s *server) unmountAll(ctx context.Context, force bool) error {
+	if err := s.binds.unbindAll(ctx, force); err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, unmountGrace)
+	defer cancel()
+	var group errgroup.Group
+	for _, id := range s.branches.ids() {
+		group.Go(func() error {
+			err := s.branches.hide(wait, id)
+			if err != nil && force {
+				s.log.Warn("volume is taken away from who uses it", "err", err)
+				return s.branches.detach(ctx, id)
+			}
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// remount undoes an unmountAll that did not come to its end.
+func (s *server) remount(ctx context.Context) error {
+	var all []error
+	for _, m := range s.binds.list(func(*bound) bool { return true }) {
+		all = append(all, s.binds.remove(m))
+		if m.look != nil {
+			all = append(all, m.look.close(ctx, true))
+		}
+		all = append(all, unbind(string(m.Dir)), s.bind(ctx, m.bindRecord))
+	}
+	names, err := s.dots.Names(ctx)
+	all = append(all, err)
+	for _, n := range names {
+		_, err := s.showCurrent(ctx, n)
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
+// mounts returns what is mounted for users to see, in order of directory.
+func (s *server) mounts() []api.Mount {
+	all := s.binds.list(func(*bound) bool { return true })
+	list := make([]api.Mount, len(all))
+	for i, m := range all {
+		list[i] = api.Mount{Dir: m.Dir, What: m.Asked, ReadOnly: m.ReadOnly}
+	}
+	slices.SortFunc(list, func(a, b api.Mount) int { return strings.Compare(string(a.Dir), string(b.Dir)) })
+	return list
+}

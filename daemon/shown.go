@@ -1,0 +1,126 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"dm/dot"
+	"dm/fusefs"
+	"dm/internal/errs"
+)
+
+// branches is the mounts of working copies, at mnt/.branches/ID. A working copy stays mounted while it may be used: the
+// mount of a branch that is no longer current shows it to whoever still has files open.
+type branches struct {
+	dir     string // mnt/.branches
+	log     *slog.Logger
+	flusher *fusefs.Flusher
+	cache   fusefs.Cache // of dots that do not choose
+
+	busy keyed // by working copy id: mounting and unmounting
+
+	mu   sync.Mutex
+	open map[string]*fusefs.Mount // by working copy id
+}
+
+// cacheOf returns the cache mode of a working copy's mount. A dot may ask for less than the server offers, not for more.
+func (b *branches) cacheOf(wc *dot.WorkingCopy) fusefs.Cache {
+	if wc.Cache == dot.CacheThrough {
+		return fusefs.Through
+	}
+	return b.cache
+}
+
+// show mounts a working copy if it is not mounted, and returns where.
+func (b *branches) show(ctx context.Context, wc *dot.WorkingCopy) (string, error) {
+	unlock, err := b.busy.alone(ctx, wc.ID)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	dir := filepath.Join(b.dir, wc.ID)
+	if m := b.get(wc.ID); m != nil {
+		select {
+		case <-m.Done(): // somebody unmounted it behind our back
+		default:
+			return dir, nil
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", errs.New(errs.KindOf(err), "make a mount point: %w", err)
+	}
+	m, err := fusefs.New(ctx, wc.Copy, dir, fusefs.Options{Cache: b.cacheOf(wc), Flusher: b.flusher, Log: b.log})
+	if err != nil {
+		os.Remove(dir) //nolint:errcheck // the next start removes it
+		return "", err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.open[wc.ID] = m
+	return dir, nil
+}
+
+func (b *branches) get(copyID string) *fusefs.Mount {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.open[copyID]
+}
+
+func (b *branches) ids() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ids := make([]string, 0, len(b.open))
+	for id := range b.open {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// hide unmounts a working copy. If processes use it that is a Conflict which names them, and it stays mounted.
+func (b *branches) hide(ctx context.Context, copyID string) error {
+	unlock, err := b.busy.alone(ctx, copyID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	m := b.get(copyID)
+	if m == nil {
+		return nil
+	}
+	if err := m.Unmount(ctx); err != nil {
+		return err
+	}
+	b.forget(copyID)
+	return nil
+}
+
+// detach takes the mount of a working copy away from processes that use it.
+func (b *branches) detach(ctx context.Context, copyID string) error {
+	unlock, err := b.busy.alone(ctx, copyID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	m := b.get(copyID)
+	if m == nil {
+		return nil
+	}
+	if err := errors.Join(m.Lazy(), m.Abort()); err != nil {
+		return err
+	}
+	b.forget(copyID)
+	return nil
+}
+
+func (b *branches) forget(copyID string) {
+	b.mu.Lock()
+	delete(b.open, copyID)
+	b.mu.Unlock()
+	// Remove, not RemoveAll: should something be mounted there after all, it must not be emptied.
+	os.Remove(filepath.Join(b.dir, copyID)) //nolint:errcheck // the next start removes it
+}

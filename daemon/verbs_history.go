@@ -1,0 +1,294 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"dm/api"
+	"dm/dot"
+)
+
+func (s *server) commit(ctx context.Context, req api.CommitRequest, out *api.Stream) (r api.CommitResult, err error) {
+	err = s.withDot(req.Dot, func(n dot.Name) error {
+		c, err := s.dots.Commit(ctx, n, dot.CommitRequest{
+			Message: req.Message, Author: req.Author, Meta: req.Meta, Progress: progress(out, "committing"),
+		})
+		if err != nil {
+			return err
+		}
+		r = api.CommitResult{
+			ID: c.Commit, PauseMS: c.PauseMS, Dirty: int64(c.DirtyBytes), Read: int64(c.ReadBytes),
+			Stored: int64(c.StoredBytes), Objects: int64(c.NewObjects), Duration: c.DurationMS,
+		}
+		return nil
+	})
+	return r, err
+}
+
+// progress tells the client how far an operation on file content is.
+func progress(out *api.Stream, stage string) func(dot.Progress) {
+	return func(p dot.Progress) {
+		out.Progress(api.Progress{Stage: stage, Done: int64(p.BytesDone), Total: int64(p.BytesTotal), Bytes: true})
+	}
+}
+
+func (s *server) logOf(ctx context.Context, req api.LogRequest, out *api.Stream) (api.Empty, error) {
+	return api.Empty{}, s.withDot(req.Dot, func(n dot.Name) error {
+		commits, err := s.dots.Log(ctx, n, req.Revision, req.Limit)
+		if err != nil {
+			return err
+		}
+		tags, err := s.tagsByCommit(ctx, n)
+		if err != nil {
+			return err
+		}
+		for _, c := range commits {
+			if err := out.Item(commitOf(c, tags)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func commitOf(c dot.CommitInfo, tags map[string][]string) api.Commit {
+	return api.Commit{
+		ID: c.ID, Parents: c.Parents, Author: c.Author, Time: c.Time, Message: c.Message, Meta: c.Meta, System: c.System,
+		Tags: tags[c.ID],
+	}
+}
+
+func (s *server) tagsByCommit(ctx context.Context, n dot.Name) (map[string][]string, error) {
+	tags, err := s.dots.Tags(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	byCommit := map[string][]string{}
+	for _, t := range tags {
+		byCommit[t.Commit] = append(byCommit[t.Commit], t.Name)
+	}
+	return byCommit, nil
+}
+
+func (s *server) showCommit(ctx context.Context, req api.RevisionRequest) (r api.ShowResult, err error) {
+	err = s.withDot(req.Dot, func(n dot.Name) error {
+		c, err := s.dots.Show(ctx, n, req.Revision)
+		if err != nil {
+			return err
+		}
+		tags, err := s.tagsByCommit(ctx, n)
+		if err != nil {
+			return err
+		}
+		r = api.ShowResult{Commit: commitOf(c.CommitInfo, tags), Subdots: []api.SubdotChanges{}}
+		for _, sub := range c.Subdots {
+			r.Subdots = append(r.Subdots, api.SubdotChanges{
+				Name: sub.Name, Added: int64(sub.Added), Modified: int64(sub.Modified), Removed: int64(sub.Removed),
+				Renamed: int64(sub.Renamed), Bytes: int64(sub.Bytes),
+			})
+		}
+		return nil
+	})
+	return r, err
+}
+
+func (s *server) diff(ctx context.Context, req api.DiffRequest, out *api.Stream) (api.Empty, error) {
+	return api.Empty{}, s.withDot(req.Dot, func(n dot.Name) error {
+		changes, err := s.dots.Diff(ctx, n, req.From, req.To)
+		if err != nil {
+			return err
+		}
+		for _, c := range changes {
+			change := api.Change{Kind: string(c.Kind), Path: api.Path(c.Path), Old: api.Path(c.OldPath), Bytes: int64(c.Bytes)}
+			if err := out.Item(change); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s *server) cat(ctx context.Context, req api.CatRequest, out io.Writer) error {
+	return s.withDot(req.Dot, func(n dot.Name) error {
+		return s.dots.Cat(ctx, n, req.Revision, string(req.Path), out)
+	})
+}
+
+func (s *server) export(ctx context.Context, req api.ExportRequest, out io.Writer) error {
+	return s.withDot(req.Dot, func(n dot.Name) error {
+		return s.dots.Export(ctx, n, req.Revision, req.Subdot, out)
+	})
+}
+
+func (s *server) importDir(ctx context.Context, req api.ImportRequest, out *api.Stream) (r api.ImportResult, err error) {
+	n, err := dot.ParseName(req.Name)
+	if err != nil {
+		return r, err
+	}
+	res, err := s.dots.Import(ctx, n, string(req.Dir), progress(out, "importing"))
+	if err != nil {
+		return r, err
+	}
+	return api.ImportResult{Files: int64(res.Files), Bytes: int64(res.Bytes)}, nil
+}
+
+func (s *server) listBranches(ctx context.Context, req api.DotRequest) (r api.BranchesResult, err error) {
+	err = s.withDot(req.Dot, func(n dot.Name) error {
+		all, err := s.dots.Branches(ctx, n)
+		if err != nil {
+			return err
+		}
+		r.Branches = branchList(all)
+		for _, b := range all {
+			if b.Current {
+				r.Current = b.Name
+			}
+		}
+		return nil
+	})
+	return r, err
+}
+
+func branchList(all []dot.Branch) []api.Branch {
+	list := make([]api.Branch, len(all))
+	for i, b := range all {
+		list[i] = api.Branch{Name: b.Name, Head: b.Commit}
+	}
+	return list
+}
+
+func (s *server) deleteBranch(ctx context.Context, req api.BranchRequest) (api.Empty, error) {
+	n, err := branchName(req.Dot)
+	if err != nil {
+		return api.Empty{}, err
+	}
+	return api.Empty{}, s.withDotAlone(ctx, n, func() error {
+		err := s.unboundOrConflict(func(m *bound) bool { return m.Name == key(n) && m.look == nil && m.Branch == req.Branch })
+		if err != nil {
+			return err
+		}
+		if err := s.dots.DeleteBranch(ctx, n, req.Branch); err != nil {
+			return err
+		}
+		n.Branch = req.Branch
+		return s.links.remove(n)
+	})
+}
+
+// checkout switches what a dot's path and its mounts show. If the branch cannot be mounted, the old one stays.
+func (s *server) checkout(ctx context.Context, req api.CheckoutRequest) (r api.CheckoutResult, err error) {
+	n, err := branchName(req.Dot)
+	if err != nil {
+		return r, err
+	}
+	n.Branch = ""
+	err = s.withDotAlone(ctx, n, func() error {
+		before, err := s.dots.Info(ctx, n)
+		if err != nil {
+			return err
+		}
+		if err := s.dots.Checkout(ctx, n, req.Branch, req.Create); err != nil {
+			return err
+		}
+		// From here on it happens wholly, whether or not the client waits.
+		ctx := context.WithoutCancel(ctx)
+		if _, err := s.showCurrent(ctx, n); err != nil {
+			return s.checkoutBack(ctx, n, before.Branch, req, err)
+		}
+		r.Branch = req.Branch
+		if r.Head, err = s.head(ctx, n); err != nil {
+			return err
+		}
+		return s.rebind(ctx, n)
+	})
+	return r, err
+}
+
+// checkoutBack undoes a checkout that failed with cause.
+func (s *server) checkoutBack(ctx context.Context, n dot.Name, branch string, req api.CheckoutRequest, cause error) error {
+	err := s.dots.Checkout(ctx, n, branch, false)
+	if err == nil && req.Create {
+		err = s.dots.DeleteBranch(ctx, n, req.Branch)
+	}
+	if err != nil {
+		s.log.Error("undo a checkout", "dot", n, "err", err)
+		return fmt.Errorf("%w (and the dot stays on branch %s: %w)", cause, req.Branch, err)
+	}
+	return cause
+}
+
+// head returns the commit a dot's current branch is at, "" if there is none.
+func (s *server) head(ctx context.Context, n dot.Name) (string, error) {
+	all, err := s.dots.Branches(ctx, n)
+	for _, b := range all {
+		if b.Current {
+			return b.Commit, err
+		}
+	}
+	return "", err
+}
+
+func (s *server) reset(ctx context.Context, req api.ResetRequest) (r api.ResetResult, err error) {
+	err = s.withDot(req.Dot, func(n dot.Name) error {
+		res, err := s.dots.Reset(ctx, n, req.Revision, req.Hard)
+		if err != nil {
+			return err
+		}
+		r = api.ResetResult{Head: res.To, Dropped: int64(res.Discarded)}
+		return s.rebindAlone(ctx, n)
+	})
+	return r, err
+}
+
+// rebindAlone is rebind for who does not hold the dot's name. It happens whether or not the client waits.
+func (s *server) rebindAlone(ctx context.Context, n dot.Name) error {
+	ctx = context.WithoutCancel(ctx)
+	return s.withDotAlone(ctx, n, func() error { return s.rebind(ctx, n) })
+}
+
+func (s *server) restore(ctx context.Context, req api.RestoreRequest) (api.Empty, error) {
+	return api.Empty{}, s.withDot(req.Dot, func(n dot.Name) error {
+		for _, p := range req.Paths {
+			if err := s.dots.Restore(ctx, n, req.Revision, string(p)); err != nil {
+				return err
+			}
+		}
+		return s.rebindAlone(ctx, n)
+	})
+}
+
+func (s *server) listTags(ctx context.Context, req api.DotRequest) (r api.TagsResult, err error) {
+	err = s.withDot(req.Dot, func(n dot.Name) error {
+		all, err := s.dots.Tags(ctx, n)
+		r.Tags = tagList(all)
+		return err
+	})
+	return r, err
+}
+
+func tagList(all []dot.Tag) []api.Tag {
+	list := make([]api.Tag, len(all))
+	for i, t := range all {
+		list[i] = api.Tag{Name: t.Name, Commit: t.Commit}
+	}
+	return list
+}
+
+func (s *server) tag(ctx context.Context, req api.TagRequest) (r api.Tag, err error) {
+	err = s.withDot(req.Dot, func(n dot.Name) error {
+		t, err := s.dots.CreateTag(ctx, n, req.Name, req.Revision)
+		if err != nil {
+			return err
+		}
+		r = api.Tag{Name: t.Name, Commit: t.Commit}
+		return nil
+	})
+	return r, err
+}
+
+func (s *server) deleteTag(ctx context.Context, req api.TagRequest) (api.Empty, error) {
+	return api.Empty{}, s.withDot(req.Dot, func(n dot.Name) error {
+		return s.dots.DeleteTag(ctx, n, req.Name)
+	})
+}

@@ -1,0 +1,108 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"dm/api"
+	"dm/dot"
+	"dm/internal/errs"
+)
+
+// mount shows a dot, subdot or commit at a path, until unmount.
+func (s *server) mount(ctx context.Context, req api.MountRequest) (r api.Mount, err error) {
+	n, err := dot.ParseName(req.Name)
+	if err != nil {
+		return r, err
+	}
+	if err := s.checkTarget(string(req.Dir)); err != nil {
+		return r, err
+	}
+	if err := s.needDot(ctx, n, req.Create); err != nil {
+		return r, err
+	}
+	unlock, err := s.names.share(ctx, key(n))
+	if err != nil {
+		return r, err
+	}
+	defer unlock()
+	rec := bindRecord{
+		Dir: req.Dir, Name: key(n), Branch: n.Branch, Subdot: n.Subdot, Asked: n.String(), ReadOnly: req.ReadOnly,
+	}
+	if n.Subdot == dot.RootSubdot {
+		rec.Subdot = ""
+	}
+	switch {
+	case req.Revision != "":
+		id, _, err := s.dots.Resolve(ctx, n, req.Revision)
+		if err != nil {
+			return r, err
+		}
+		// What the revision means today: HEAD of tomorrow is another commit.
+		rec.Revision, rec.ReadOnly = id.String(), true
+		rec.Asked = fmt.Sprintf("%s:%s", n, req.Revision)
+	case rec.Subdot != "":
+		if err := s.needSubdot(ctx, n, req.Create, "-r"); err != nil {
+			return r, err
+		}
+	}
+	if err := s.bind(ctx, rec); err != nil {
+		return r, err
+	}
+	return api.Mount{Dir: rec.Dir, What: rec.Asked, ReadOnly: rec.ReadOnly}, nil
+}
+
+// checkTarget refuses directories where a mount would be in the server's own way.
+func (s *server) checkTarget(dir string) error {
+	if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir || strings.ContainsRune(dir, 0) {
+		return errs.New(errs.Usage, "%q is not an absolute path without '.' and '..'", dir)
+	}
+	if dir == "/" || dir == s.home.dir || strings.HasPrefix(dir+"/", s.home.dir+"/") {
+		return errs.New(errs.Usage, "%s cannot be mounted over: choose a directory outside dm's own", dir)
+	}
+	return nil
+}
+
+// needDot makes the dot if create, and says that it is not there otherwise.
+func (s *server) needDot(ctx context.Context, n dot.Name, create bool) error {
+	_, err := s.dots.Info(ctx, n)
+	if errs.KindOf(err) != errs.NotFound {
+		return err
+	}
+	if !create {
+		return errs.WithHint(errs.New(errs.NotFound, "Dot %s does not exist.", n.DotName()), "create it with -r, or with 'dm init'")
+	}
+	return s.withDotAlone(ctx, n, func() error { return s.create(ctx, n, nil) })
+}
+
+// unmount takes away what mount made.
+func (s *server) unmount(ctx context.Context, req api.UnmountRequest) (api.Empty, error) {
+	found := s.binds.list(func(m *bound) bool { return m.Dir == req.Dir })
+	if len(found) == 0 {
+		return api.Empty{}, errs.WithHint(errs.New(errs.NotFound, "%s is not a mount made by 'dm mount'", req.Dir),
+			"list them with 'dm mount'")
+	}
+	m := found[0]
+	n, err := dot.ParseName(m.Name)
+	if err != nil {
+		return api.Empty{}, err
+	}
+	return api.Empty{}, s.withDotAlone(ctx, n, func() error {
+		if err := unbind(string(m.Dir)); err != nil {
+			return err
+		}
+		if m.look != nil {
+			if err := m.look.close(ctx, false); err != nil {
+				return err
+			}
+			m.look = nil
+		}
+		return s.binds.remove(m)
+	})
+}
+
+func (s *server) listMounts(context.Context, api.Empty) (api.MountsResult, error) {
+	return api.MountsResult{Mounts: s.mounts()}, nil
+}
