@@ -160,16 +160,20 @@ func checkRing(content [][]byte) error {
 			whole[i] = max(whole[i], low)
 		}
 	}
+	return checkOrder(last, whole)
+}
+
+// checkOrder says whether all writes before the last one that is to be seen are there. Write number n, from 1, went to
+// file (n-1) modulo the number of files; whole has for each file the last write that is there wholly.
+func checkOrder(last uint64, whole []uint64) error {
+	files := uint64(len(whole))
 	for i, have := range whole {
-		// the last write to file i before write number last
-		want := uint64(0)
-		for n := last; n > 1 && n+ringFiles > last; n-- {
-			if before := n - 1; int((before-1)%ringFiles) == i {
-				want = before
-				break
-			}
+		// The last write to file i before write number last, if it has been that far.
+		back := (last - 2 + files - uint64(i)) % files
+		if last < back+2 {
+			continue
 		}
-		if have < want {
+		if want := last - 1 - back; have < want {
 			return errs.New(errs.Internal, "a cut holds write %d and lacks write %d, which came before it", last, want)
 		}
 	}

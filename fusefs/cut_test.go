@@ -1,0 +1,261 @@
+package fusefs
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The tests' ring is written by processes of their own, as the self-test's is, and has truncated files in it as well:
+// such a file's size tells the number of the truncation, and there are dirty pages in it when it is truncated.
+const (
+	wideWritten   = 5
+	wideTruncated = 3
+	wideFiles     = wideWritten + wideTruncated
+	wideModulus   = 1 << 16
+	wideBase      = 8 << 10 // size of number 0
+)
+
+// helpers are what the test's executable does in place of tests when it is started as a process that uses a mount.
+func helpers() map[string]func(args []string) error {
+	return map[string]func([]string) error{
+		"write-ring": func(a []string) error { return writeRing(a[0], a[1]) },
+		"sync-loop":  func(a []string) error { return syncLoop(a[0]) },
+	}
+}
+
+// helper starts the test's executable as a helper, and returns a function that ends it and returns its error.
+func helper(t testing.TB, args ...string) (stop func() error) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", append([]string{"helper"}, args...)...)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	cmd.Stderr = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := false
+	stop = func() error {
+		if ended {
+			return nil
+		}
+		ended = true
+		stdin.Close()
+		if err := cmd.Wait(); err != nil {
+			return fmt.Errorf("%s: %w: %s", args[0], err, out.String())
+		}
+		return nil
+	}
+	t.Cleanup(func() { stop() })
+	return stop
+}
+
+// untilTold returns a function that says whether the helper's parent is done with it.
+func untilTold() func() bool {
+	told := make(chan struct{})
+	go func() {
+		os.Stdin.Read(make([]byte, 1))
+		close(told)
+	}()
+	return func() bool {
+		select {
+		case <-told:
+			return true
+		default:
+			return false
+		}
+	}
+}
+
+func writeRing(dir, kind string) error {
+	told := untilTold()
+	var fds []int
+	for i := range wideFiles {
+		fd, err := unix.Open(filepath.Join(dir, strconv.Itoa(i)), unix.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		fds = append(fds, fd)
+	}
+	files := ringOf(kind)
+	block := make([]byte, ringBlock)
+	for n := uint64(1); !told(); n++ {
+		file := int((n - 1) % files)
+		fillRing(block, n-1)
+		if file < wideWritten {
+			if _, err := unix.Pwrite(fds[file], block, int64(n/files%ringBlocks*ringBlock)); err != nil {
+				return fmt.Errorf("write %d: %w", n, err)
+			}
+			continue
+		}
+		if _, err := unix.Pwrite(fds[file], block, 0); err != nil {
+			return fmt.Errorf("write before truncation %d: %w", n, err)
+		}
+		if err := unix.Ftruncate(fds[file], int64(n%wideModulus)+wideBase); err != nil {
+			return fmt.Errorf("truncation %d: %w", n, err)
+		}
+	}
+	return nil
+}
+
+// ringOf returns how many files a ring of a kind goes round.
+func ringOf(kind string) uint64 {
+	if kind == "write" {
+		return wideWritten
+	}
+	return wideFiles
+}
+
+// syncLoop has the kernel write back by itself, all the time.
+func syncLoop(dir string) error {
+	told := untilTold()
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	for !told() {
+		if err := unix.Syncfs(fd); err != nil {
+			return err
+		}
+		time.Sleep(3 * time.Millisecond)
+	}
+	return nil
+}
+
+func checkWide(content [][]byte, files uint64) error {
+	content = content[:files]
+	last := uint64(0)
+	whole := make([]uint64, files)
+	for i, b := range content[:wideWritten] {
+		for off := 0; off+ringBlock <= len(b); off += ringBlock {
+			low, high := ringRange(b[off : off+ringBlock])
+			last = max(last, high)
+			whole[i] = max(whole[i], low)
+		}
+	}
+	if last < files {
+		return nil
+	}
+	near := last
+	for i, b := range content[wideWritten:] {
+		if len(b) < wideBase {
+			continue
+		}
+		// The number next to that of the last write that is congruent to the size.
+		n := near - (near-uint64(len(b)-wideBase))%wideModulus
+		if near-n > wideModulus/2 {
+			n += wideModulus
+		}
+		whole[wideWritten+i] = n
+		last = max(last, n)
+	}
+	return checkOrder(last, whole)
+}
+
+type cutStats struct {
+	pauses     []time.Duration
+	violations int
+	first      error
+}
+
+// cutRing cuts a volume many times while rings are written in it.
+func cutRing(t *testing.T, opts Options, kind string, cuts int, prepare func(*Mount)) (s cutStats) {
+	t.Helper()
+	p := newProbe(wideFiles, ringBlocks*ringBlock)
+	m := mountTest(t, p, opts)
+	prepare(m)
+	stop := helper(t, "write-ring", m.Dir(), kind)
+	stopSync := helper(t, "sync-loop", m.Dir())
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	for range cuts {
+		time.Sleep(time.Millisecond)
+		content, pause, err := p.cut(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.pauses = append(s.pauses, pause)
+		if err := checkWide(content, ringOf(kind)); err != nil {
+			s.violations++
+			if s.first == nil {
+				s.first = err
+			}
+		}
+	}
+	for _, stop := range []func() error{stop, stopSync} {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := binary.LittleEndian.Uint64(p.files[0].data); n < uint64(cuts) {
+		t.Errorf("only some %d writes in %d cuts", n, cuts)
+	}
+	slices.Sort(s.pauses)
+	t.Logf("%v, %s: %d violations in %d cuts; pause median %v, p99 %v, max %v; WRITEs %d cached, %d not; %d GETATTRs",
+		opts.Cache, kind, s.violations, cuts, s.pauses[cuts/2], s.pauses[cuts*99/100], s.pauses[cuts-1],
+		p.cached.Load(), p.direct.Load(), p.asked.Load())
+	return s
+}
+
+func mountTest(t testing.TB, v Volume, opts Options) *Mount {
+	t.Helper()
+	m, err := New(t.Context(), v, t.TempDir(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := m.Unmount(ctx); err != nil {
+			t.Error(err)
+			m.Abort()
+			m.Lazy()
+			<-m.Done()
+		}
+	})
+	return m
+}
+
+func TestCutHoldsOneInstant(t *testing.T) {
+	for _, cache := range []Cache{Writeback, Through} {
+		for _, kind := range []string{"write", "truncate"} {
+			t.Run(cache.String()+"/"+kind, func(t *testing.T) {
+				opts := Options{Cache: cache, Flusher: newTestFlusher(t)}
+				if s := cutRing(t, opts, kind, 500, func(*Mount) {}); s.violations > 0 {
+					t.Errorf("%d violations, the first: %v", s.violations, s.first)
+				}
+			})
+		}
+	}
+}
+
+// Without calling leases back behind the gate, the test above finds that cuts are wrong.
+func TestCutNeedsRecall(t *testing.T) {
+	opts := Options{Cache: Writeback, Flusher: newTestFlusher(t)}
+	s := cutRing(t, opts, "write", 100, func(m *Mount) { m.cutter.skipRecall.Store(true) })
+	if s.violations == 0 {
+		t.Error("no violations found")
+	}
+}
+
+// Where no leases are given, all questions are asked and cuts are right as well.
+func TestCutWithoutLeases(t *testing.T) {
+	opts := Options{Cache: Writeback, Flusher: newTestFlusher(t)}
+	s := cutRing(t, opts, "truncate", 200, func(m *Mount) { m.leases.max = 0 })
+	if s.violations > 0 {
+		t.Errorf("%d violations, the first: %v", s.violations, s.first)
+	}
+}
