@@ -6,26 +6,37 @@
 //
 //	names/NAMESPACE/NAME      the dot's id
 //	dots/ID                   the dot: its name, current branch, cache mode, upstreams
-//	branches/ID/BRANCH        the branch: the directory of its working copy, its number of commits, an unfinished reset
+//	branches/ID/BRANCH        the branch: the directory of its working copy, its number of commits
 //	trash/COPY                the directory of a working copy that is to be deleted
 //	refs dots/ID/heads/BRANCH and dots/ID/tags/TAG point to commits
 //
 // A dot's id is drawn once and never changes, so a rename is a change of two records and disturbs nobody.
+//
+// A working copy's directory is made when it is first needed. So making a branch, or receiving one, is a transaction and
+// nothing else, and whatever a crash leaves half-made is recognized by its record and made again.
 package dot
 
 import (
 	"context"
-	"io"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
 	"time"
 
+	"dm/internal/durable"
 	"dm/internal/errs"
 	"dm/object"
+	"dm/store"
 )
 
-// Config is what Open needs. (The store and the working copies' needs are added as their packages appear.)
+// Config is what Open needs.
 type Config struct {
-	Dir string           // holds the working copies, one directory each
-	Now func() time.Time // nil: time.Now
+	Store *store.Store
+	Dir   string           // holds the working copies, one directory each
+	Now   func() time.Time // nil: time.Now
+	Log   *slog.Logger     // of what the working copies do by themselves; nil: nowhere
 	// Detach is called before a working copy is closed for good, with its id; it unmounts what shows it, or says in an
 	// error of kind Conflict who uses it. nil: nobody shows any.
 	Detach func(ctx context.Context, copyID string) error
@@ -35,143 +46,277 @@ type Config struct {
 // a time (commit, reset, restore, delete) runs, others wait; everything else runs beside it. A Name's Branch
 // may be empty: the dot's current one. A dot that is not there is an error of kind NotFound.
 type Dots struct {
-	cfg Config
+	cfg   Config
+	store *store.Store
+
+	mu     sync.Mutex
+	slots  map[string]*slot // by working copy id
+	closed bool
 }
 
 // Open reads the metadata, finishes deletions that a crash cut short, and opens no working copy yet.
-func Open(ctx context.Context, cfg Config) (*Dots, error) { return &Dots{cfg: cfg}, nil }
+func Open(ctx context.Context, cfg Config) (*Dots, error) {
+	d := &Dots{cfg: cfg, store: cfg.Store, slots: map[string]*slot{}}
+	if err := durable.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	var trash []string
+	err := d.store.View(func(tx *store.Tx) error {
+		for key := range tx.Metas(trashPrefix) {
+			trash = append(trash, strings.TrimPrefix(key, trashPrefix))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range trash {
+		if err := errors.Join(ctx.Err(), d.emptyTrash(id)); err != nil {
+			return nil, fmt.Errorf("delete the working copy %s: %w", id, err)
+		}
+	}
+	return d, nil
+}
 
-// Close closes all working copies that are open. Nothing may use them any more.
-func (d *Dots) Close(ctx context.Context) error { return nil }
+// Close waits for what runs and closes all working copies that are open. What comes after it is refused.
+func (d *Dots) Close(ctx context.Context) error {
+	d.mu.Lock()
+	d.closed = true
+	var all []string
+	for id := range d.slots {
+		all = append(all, id)
+	}
+	d.mu.Unlock()
+	var err error
+	for _, id := range all {
+		err = errors.Join(err, d.Release(ctx, id))
+	}
+	return err
+}
 
-func pending() error { return errs.New(errs.Internal, "this build of dm is not complete") }
+func (d *Dots) isClosed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.closed
+}
+
+func (d *Dots) now() time.Time {
+	if d.cfg.Now != nil {
+		return d.cfg.Now()
+	}
+	return time.Now()
+}
 
 // Create makes a dot with the subdots named. It exists already: Conflict.
 func (d *Dots) Create(ctx context.Context, n Name, o CreateOptions) (*Info, error) {
-	return nil, pending()
+	if err := checkCreate(n, o); err != nil {
+		return nil, err
+	}
+	r := dotRecord{
+		ID: newID(), Namespace: n.Namespace, Name: n.Dot, Created: d.now().UTC(), Branch: DefaultBranch, Cache: o.Cache,
+	}
+	err := d.store.Update(func(tx *store.Tx) error {
+		if _, ok := tx.Meta(nameKey(n)); ok {
+			return exists(n)
+		}
+		if err := tx.SetMeta(nameKey(n), []byte(r.ID)); err != nil {
+			return err
+		}
+		if err := setJSON(tx, branchKey(r.ID, r.Branch), &branchRecord{Copy: newID()}); err != nil {
+			return err
+		}
+		return setJSON(tx, dotKey(r.ID), &r)
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.Branch = ""
+	for _, s := range o.Subdots {
+		n.Subdot = s
+		if _, err := d.EnsureSubdot(ctx, n); err != nil {
+			return nil, errors.Join(err, d.Delete(context.WithoutCancel(ctx), n))
+		}
+	}
+	return d.Info(ctx, n)
+}
+
+func exists(n Name) error {
+	return errs.WithHint(errs.New(errs.Conflict, "Error: %s exists already", n.DotName()), "choose another name")
+}
+
+func checkCreate(n Name, o CreateOptions) error {
+	err := errors.Join(CheckName("namespace", n.Namespace), CheckName("dot", n.Dot))
+	for _, s := range o.Subdots {
+		err = errors.Join(err, CheckName("subdot", s))
+	}
+	switch o.Cache {
+	case "", CacheWriteback, CacheThrough:
+		return err
+	}
+	return errs.New(errs.Usage, "unknown cache mode '%s': use writeback or through", o.Cache)
 }
 
 // Delete removes a dot with all its branches, tags and working copies. What only it held goes with the next gc.
-func (d *Dots) Delete(ctx context.Context, n Name) error { return pending() }
+func (d *Dots) Delete(ctx context.Context, n Name) error {
+	var copies []string
+	var r *dotRecord
+	err := d.store.View(func(tx *store.Tx) (err error) {
+		if r, err = getDot(tx, n); err != nil {
+			return err
+		}
+		list, err := branchesOf(tx, r)
+		for _, b := range list {
+			copies = append(copies, b.rec.Copy)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return d.destroy(ctx, copies, func(tx *store.Tx) error {
+		now, err := branchesOf(tx, r)
+		if err != nil {
+			return err
+		}
+		if len(now) != len(copies) {
+			return errs.WithHint(errs.New(errs.Conflict, "dot %s has got another branch meanwhile", n.DotName()), "try again")
+		}
+		for _, b := range now {
+			if err := b.remove(tx); err != nil {
+				return err
+			}
+		}
+		return r.remove(tx)
+	})
+}
+
+// remove takes a branch out of the metadata.
+func (b *branchState) remove(tx *store.Tx) error {
+	if !b.tip.IsZero() {
+		if err := tx.SetRef(b.ref(), b.tip, object.ID{}); err != nil {
+			return err
+		}
+	}
+	return tx.SetMeta(b.key(), nil)
+}
+
+// remove takes a dot without branches, and its tags, out of the metadata.
+func (r *dotRecord) remove(tx *store.Tx) error {
+	tags := map[string]object.ID{}
+	for name, id := range tx.Refs(tagPrefix(r.ID)) {
+		tags[name] = id
+	}
+	for name, id := range tags {
+		if err := tx.SetRef(name, id, object.ID{}); err != nil {
+			return err
+		}
+	}
+	if err := tx.SetMeta(nameKey(r.name()), nil); err != nil {
+		return err
+	}
+	return tx.SetMeta(dotKey(r.ID), nil)
+}
 
 // Rename gives a dot another name. The new one exists already: Conflict.
-func (d *Dots) Rename(ctx context.Context, from, to Name) error { return pending() }
+func (d *Dots) Rename(ctx context.Context, from, to Name) error {
+	err := errors.Join(ctx.Err(), CheckName("namespace", to.Namespace), CheckName("dot", to.Dot))
+	if err != nil {
+		return err
+	}
+	return d.store.Update(func(tx *store.Tx) error {
+		r, err := getDot(tx, from)
+		if err != nil {
+			return err
+		}
+		if _, ok := tx.Meta(nameKey(to)); ok {
+			return exists(to)
+		}
+		if err := tx.SetMeta(nameKey(from), nil); err != nil {
+			return err
+		}
+		if err := tx.SetMeta(nameKey(to), []byte(r.ID)); err != nil {
+			return err
+		}
+		r.Namespace, r.Name = to.Namespace, to.Dot
+		return setJSON(tx, dotKey(r.ID), r)
+	})
+}
 
-// Info says what is known about a dot.
-func (d *Dots) Info(ctx context.Context, n Name) (*Info, error) { return nil, pending() }
-
-// Names returns all dots in order, the own namespace's first.
-func (d *Dots) Names(ctx context.Context) ([]Name, error) { return nil, pending() }
-
-// List returns a line for each dot, in the order of Names. Its cost per dot does not depend on the dot's size. A dot
-// whose working copy cannot be opened has an Error in its line and does not spoil the others'.
-func (d *Dots) List(ctx context.Context) ([]Listing, error) { return nil, pending() }
+// updateDot changes a dot's record.
+func (d *Dots) updateDot(ctx context.Context, n Name, change func(tx *store.Tx, r *dotRecord) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return d.store.Update(func(tx *store.Tx) error {
+		r, err := getDot(tx, n)
+		if err != nil {
+			return err
+		}
+		if err := change(tx, r); err != nil {
+			return err
+		}
+		return setJSON(tx, dotKey(r.ID), r)
+	})
+}
 
 // SetUpstream sets a dot's counterpart at a remote; an empty name removes it.
-func (d *Dots) SetUpstream(ctx context.Context, n Name, u Upstream) error { return pending() }
-
-// WorkingCopy is the open working copy of one branch.
-type WorkingCopy struct {
-	ID     string // 16 hex digits, of this working copy alone: the name of its directory
-	DotID  string
-	Branch string
-	Cache  CacheMode
+func (d *Dots) SetUpstream(ctx context.Context, n Name, u Upstream) error {
+	if err := CheckName("remote", u.Remote); err != nil {
+		return err
+	}
+	if u.Name != "" {
+		if _, err := ParseDotName(u.Name); err != nil {
+			return err
+		}
+	}
+	return d.updateDot(ctx, n, func(_ *store.Tx, r *dotRecord) error {
+		var list []Upstream
+		for _, old := range r.Upstreams {
+			if old.Remote != u.Remote {
+				list = append(list, old)
+			}
+		}
+		if u.Name != "" {
+			list = append(list, u)
+		}
+		r.Upstreams = list
+		return nil
+	})
 }
 
-// WorkingCopy opens the working copy of a branch, or returns the one that is open. It stays open until Release, Close or
-// the branch's deletion.
-func (d *Dots) WorkingCopy(ctx context.Context, n Name) (*WorkingCopy, error) { return nil, pending() }
-
-// Release closes a working copy that nobody shows any more. Not open: no error.
-func (d *Dots) Release(ctx context.Context, copyID string) error { return pending() }
-
-// EnsureSubdot makes a subdot in the working copy if it is not there, and says whether it made it. n.Subdot may be empty:
-// the default one.
-func (d *Dots) EnsureSubdot(ctx context.Context, n Name) (made bool, err error) {
-	return false, pending()
+// Info says what is known about a dot.
+func (d *Dots) Info(ctx context.Context, n Name) (info *Info, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	err = d.store.View(func(tx *store.Tx) error {
+		r, err := getDot(tx, n)
+		if err != nil {
+			return err
+		}
+		info = &Info{
+			ID: r.ID, Namespace: r.Namespace, Name: r.Name, Created: r.Created, Branch: r.Branch, Cache: r.Cache,
+			Upstreams: append([]Upstream{}, r.Upstreams...), Tags: tagsOf(tx, r),
+		}
+		info.Branches, err = branchModels(tx, r)
+		return err
+	})
+	return info, err
 }
 
-// HasSubdot says whether the working copy holds a subdot.
-func (d *Dots) HasSubdot(ctx context.Context, n Name) (bool, error) { return false, pending() }
-
-// Status says how the working copy of a branch differs from its commit.
-func (d *Dots) Status(ctx context.Context, n Name) (*Status, error) { return nil, pending() }
-
-// Commit makes a commit of all subdots at one instant and moves the branch to it. When it fails, nothing has happened.
-func (d *Dots) Commit(ctx context.Context, n Name, req CommitRequest) (*CommitResult, error) {
-	return nil, pending()
+// Names returns all dots in order, the own namespace's first.
+func (d *Dots) Names(ctx context.Context) ([]Name, error) {
+	var own, others []Name
+	err := d.store.View(func(tx *store.Tx) error {
+		for key := range tx.Metas(namePrefix) {
+			ns, dot, _ := strings.Cut(strings.TrimPrefix(key, namePrefix), "/")
+			if n := (Name{Namespace: ns, Dot: dot}); ns == DefaultNamespace {
+				own = append(own, n)
+			} else {
+				others = append(others, n)
+			}
+		}
+		return ctx.Err()
+	})
+	return append(own, others...), err
 }
-
-// ParseMeta reads the key=value arguments of a commit.
-func ParseMeta(fields []string) (map[string]string, error) { return nil, pending() }
-
-// Resolve finds the commit that a revision means: HEAD, a branch, a tag, a full id or a unique prefix of at least 4
-// digits, each with any number of ^ and ~N behind. An empty rev is HEAD, the tip of n's branch.
-func (d *Dots) Resolve(ctx context.Context, n Name, rev string) (object.ID, *object.Commit, error) {
-	return object.ID{}, nil, pending()
-}
-
-// Log returns the commits that lead to rev, the oldest first; max above 0: only the newest max of them.
-// A branch without a commit has an empty log.
-func (d *Dots) Log(ctx context.Context, n Name, rev string, max int) ([]CommitInfo, error) {
-	return nil, pending()
-}
-
-// Show returns a commit with what it changed.
-func (d *Dots) Show(ctx context.Context, n Name, rev string) (*CommitDetail, error) {
-	return nil, pending()
-}
-
-// Diff returns what differs from one state to the other, by path. An empty from is HEAD; an empty to is the working copy.
-func (d *Dots) Diff(ctx context.Context, n Name, from, to string) ([]Change, error) {
-	return nil, pending()
-}
-
-// Cat writes the content of a committed file. path is subdot/path.
-func (d *Dots) Cat(ctx context.Context, n Name, rev, path string, w io.Writer) error {
-	return pending()
-}
-
-// Export writes a commit, or one subdot of it, as a tar archive in PAX format, with everything a tar archive can hold.
-func (d *Dots) Export(ctx context.Context, n Name, rev, subdot string, w io.Writer) error {
-	return pending()
-}
-
-// Import copies a directory of the host into a subdot of the working copy, which it makes if needed: modes, owners, times,
-// extended attributes, hard links, holes, devices. n.Subdot may be empty: the default one. What is in the subdot under
-// other names stays; a name that exists on both sides is a Conflict before anything is copied.
-func (d *Dots) Import(ctx context.Context, n Name, dir string, progress func(Progress)) (*ImportResult, error) {
-	return nil, pending()
-}
-
-// Branches returns a dot's branches, by name.
-func (d *Dots) Branches(ctx context.Context, n Name) ([]Branch, error) { return nil, pending() }
-
-// Checkout makes a branch the current one. With create the branch is made, at the commit of the branch that was current.
-// Each branch has its own working copy, so nothing uncommitted moves or is lost.
-func (d *Dots) Checkout(ctx context.Context, n Name, branch string, create bool) error {
-	return pending()
-}
-
-// DeleteBranch removes a branch with its working copy. The current one: Conflict.
-func (d *Dots) DeleteBranch(ctx context.Context, n Name, branch string) error { return pending() }
-
-// Reset moves a branch to a commit and shows it in the working copy, under live mounts. A dirty working copy is refused
-// unless hard.
-func (d *Dots) Reset(ctx context.Context, n Name, rev string, hard bool) (*ResetResult, error) {
-	return nil, pending()
-}
-
-// Restore brings back one subdot or path as a commit has it and leaves the rest of the working copy.
-func (d *Dots) Restore(ctx context.Context, n Name, rev, path string) error { return pending() }
-
-// Tags returns a dot's tags, by name.
-func (d *Dots) Tags(ctx context.Context, n Name) ([]Tag, error) { return nil, pending() }
-
-// CreateTag gives a commit a fixed name. It exists already: Conflict.
-func (d *Dots) CreateTag(ctx context.Context, n Name, tag, rev string) (*Tag, error) {
-	return nil, pending()
-}
-
-// DeleteTag removes a tag.
-func (d *Dots) DeleteTag(ctx context.Context, n Name, tag string) error { return pending() }

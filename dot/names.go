@@ -87,3 +87,15 @@ func (n Name) DotName() string {
 	}
 	return n.Namespace + "/" + n.Dot
 }
+
+// ParseDotName reads `[namespace/]dot`, where a branch or subdot has no place.
+func ParseDotName(s string) (Name, error) {
+	n := Name{Namespace: DefaultNamespace, Dot: s}
+	if ns, after, ok := strings.Cut(s, "/"); ok {
+		if err := CheckName("namespace", ns); err != nil {
+			return Name{}, err
+		}
+		n.Namespace, n.Dot = ns, after
+	}
+	return n, CheckName("dot", n.Dot)
+}
