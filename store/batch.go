@@ -3,11 +3,11 @@ package store
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 
 	"go.etcd.io/bbolt"
-	"golang.org/x/sys/unix"
 
 	"dm/internal/errs"
 	"dm/object"
@@ -28,7 +28,8 @@ type Stats struct {
 // and what it found to be in the store already, is safe from gc. Every batch ends with Commit or Abort; Abort after Commit
 // does nothing.
 type Batch struct {
-	s *Store
+	s   *Store
+	out appender
 
 	// life is held shared by each call that puts or reads, and exclusively by Commit and Abort.
 	life sync.RWMutex
@@ -52,10 +53,6 @@ type item struct {
 
 const pending = -1
 
-// writeBack is how many bytes are written before the kernel is asked to begin bringing them to disk, so that the sync at
-// the end does not have to wait for all.
-const writeBack = 8 << 20
-
 // Begin opens a batch. It fails with errs.NoSpace if the disk has less free than Options.MinFree.
 func (s *Store) Begin(ctx context.Context) (*Batch, error) {
 	if err := ctx.Err(); err != nil {
@@ -74,7 +71,7 @@ func (s *Store) Begin(ctx context.Context) (*Batch, error) {
 				s.dir, free>>20, s.opts.MinFree>>20), "free some space; 'dm gc' may help")
 		}
 	}
-	b := &Batch{s: s, index: map[object.ID]int32{}, used: map[object.ID]struct{}{}}
+	b := &Batch{s: s, out: appender{s: s}, index: map[object.ID]int32{}, used: map[object.ID]struct{}{}}
 	b.written.L = &b.mu
 	s.mu.Lock()
 	s.batches[b] = struct{}{}
@@ -248,16 +245,7 @@ func (b *Batch) candidate(id object.ID) (entry, bool) {
 
 // write appends a record to a pack and makes the object known in the batch.
 func (b *Batch) write(id object.ID, e entry, rec []byte) error {
-	f, off, flush, err := b.reserve(int64(len(rec)))
-	if err == nil {
-		if err = b.s.fail("WriteRecord"); err == nil {
-			_, err = f.f.WriteAt(rec, off)
-		}
-	}
-	if flush > 0 {
-		// Only a hint: what fails here fails again in the sync.
-		unix.SyncFileRange(int(f.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
-	}
+	num, off, err := b.out.append(rec)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	defer b.written.Broadcast()
@@ -267,43 +255,11 @@ func (b *Batch) write(id object.ID, e entry, rec []byte) error {
 		}
 		return b.err
 	}
-	e.pack, e.off = f.num, off
+	e.pack, e.off = num, off
 	b.index[id] = int32(len(b.items))
 	b.items = append(b.items, item{id, e})
 	b.stats.StoredBytes += int64(len(rec))
 	return nil
-}
-
-// reserve finds room for n bytes: at the end of the batch's pack, or of another if that is full. flush says how many bytes
-// are waiting to be written back, if it is time to do so.
-func (b *Batch) reserve(n int64) (f *packFile, off, flush int64, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if k := len(b.packs); k > 0 {
-		f = b.packs[k-1]
-	}
-	if f != nil && f.size+n+pack.EndLen > b.s.opts.PackBytes && f.count > 0 {
-		end := pack.AppendEnd(nil, f.count, uint64(f.size))
-		if _, err := f.f.WriteAt(end, f.size); err != nil {
-			return nil, 0, 0, err
-		}
-		f.size += int64(len(end))
-		f.ended = true
-		f = nil
-	}
-	if f == nil {
-		if f, err = b.s.packs.lease(); err != nil {
-			return nil, 0, 0, err
-		}
-		b.packs = append(b.packs, f)
-	}
-	off = f.size
-	f.size += n
-	f.count++
-	if b.dirty += n; b.dirty >= writeBack {
-		flush, b.dirty = b.dirty, 0
-	}
-	return f, off, flush, nil
 }
 
 // Get returns an object of the store or of this batch, as Store.Get does.
@@ -350,33 +306,30 @@ func (b *Batch) find(id object.ID) (entry, bool, error) {
 }
 
 // Commit makes the batch's objects part of the store, in one transaction with what fn does to refs and metadata; fn may
-// be nil. If anything fails, fn included, nothing has happened and the batch is closed. Calls that are still putting are
-// waited for.
+// be nil, and uses nothing of the store and the batch but tx. If anything fails, fn included, nothing has happened and the
+// batch is closed. Calls that are still putting are waited for.
 func (b *Batch) Commit(ctx context.Context, fn func(tx *Tx) error) (Stats, error) {
 	b.life.Lock()
 	defer b.life.Unlock()
-	if err := b.state(); err != nil {
-		b.close()
+	if b.done {
+		return Stats{}, b.state()
+	}
+	stats, err := b.commit(ctx, fn)
+	b.close(err == nil)
+	if err != nil {
 		return Stats{}, err
 	}
-	if err := ctx.Err(); err != nil {
-		b.close()
-		return Stats{}, err
+	return stats, nil
+}
+
+func (b *Batch) commit(ctx context.Context, fn func(tx *Tx) error) (stats Stats, err error) {
+	if err := errors.Join(b.err, ctx.Err(), b.s.usable()); err != nil {
+		return stats, err
 	}
-	defer b.close()
-	if err := b.s.usable(); err != nil {
-		return Stats{}, err
+	if err := b.out.sync(); err != nil {
+		return stats, errs.New(errs.KindOf(err), "commit: %w", err)
 	}
-	for _, f := range b.packs {
-		if err := b.s.fail("PackBeforeIndex"); err != nil {
-			return Stats{}, err
-		}
-		if err := b.s.packs.sync(f); err != nil {
-			return Stats{}, errs.New(errs.KindOf(err), "commit: %w", err)
-		}
-	}
-	var stats Stats
-	err := b.s.update(func(tx *Tx) error {
+	err = b.s.update(func(tx *Tx) error {
 		stats = b.stats
 		if err := b.enter(tx, &stats); err != nil {
 			return err
@@ -386,23 +339,14 @@ func (b *Batch) Commit(ctx context.Context, fn func(tx *Tx) error) (Stats, error
 		}
 		return fn(tx)
 	})
-	if err != nil {
-		return Stats{}, err
-	}
-	for _, f := range b.packs {
-		f.known = f.info()
-	}
-	return stats, nil
+	return stats, err
 }
 
 // enter adds the batch's packs and objects to the index. An object that another batch has brought in meanwhile stays where
 // that one put it.
 func (b *Batch) enter(tx *Tx, stats *Stats) error {
-	packs := tx.b.Bucket([]byte(bucketPacks))
-	for _, f := range b.packs {
-		if err := packs.Put(packKey(f.num), f.info().encode()); err != nil {
-			return err
-		}
+	if err := b.out.enter(tx); err != nil {
+		return err
 	}
 	objects := tx.b.Bucket([]byte(bucketObjects))
 	if err := b.setDepths(objects); err != nil {
@@ -459,21 +403,17 @@ func (b *Batch) Abort() {
 	b.life.Lock()
 	defer b.life.Unlock()
 	if !b.done {
-		b.close()
+		b.close(false)
 	}
 }
 
 // close gives back what the batch holds. Called with life held.
-func (b *Batch) close() {
+func (b *Batch) close(committed bool) {
 	b.mu.Lock()
 	b.done = true
 	b.mu.Unlock()
+	b.out.close(committed)
 	b.s.mu.Lock()
 	delete(b.s.batches, b)
 	b.s.mu.Unlock()
-	certain := b.s.broken.Load() == nil
-	for _, f := range b.packs {
-		b.s.packs.giveBack(f, certain)
-	}
-	b.packs = nil
 }

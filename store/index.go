@@ -14,6 +14,7 @@ import (
 // The buckets of the index.
 const (
 	bucketObjects = "objects" // id: entry
+	bucketHidden  = "hidden"  // id: entry; gone, but the base of deltas that are not
 	bucketPacks   = "packs"   // number, 8 bytes big-endian: packInfo
 	bucketRefs    = "refs"    // name: id
 	bucketMeta    = "meta"    // key: value
@@ -27,7 +28,7 @@ const (
 )
 
 func buckets() []string {
-	return []string{bucketObjects, bucketPacks, bucketRefs, bucketMeta, bucketStore}
+	return []string{bucketObjects, bucketHidden, bucketPacks, bucketRefs, bucketMeta, bucketStore}
 }
 
 // entry says where and how an object is stored.
@@ -142,14 +143,24 @@ func valueCRC(key string, value []byte) uint32 {
 
 // lookup finds an object's entry in the index.
 func (s *Store) lookup(id object.ID) (e entry, ok bool, err error) {
+	return s.lookupIn(id, bucketObjects)
+}
+
+// lookupBase finds the entry of a delta's base, which may be hidden.
+func (s *Store) lookupBase(id object.ID) (e entry, ok bool, err error) {
+	return s.lookupIn(id, bucketObjects, bucketHidden)
+}
+
+func (s *Store) lookupIn(id object.ID, buckets ...string) (e entry, ok bool, err error) {
 	err = s.view(func(tx *bbolt.Tx) error {
-		v := tx.Bucket([]byte(bucketObjects)).Get(id[:])
-		if v == nil {
-			return nil
+		for _, bucket := range buckets {
+			if v := tx.Bucket([]byte(bucket)).Get(id[:]); v != nil {
+				ok = true
+				e, err = decodeEntry(v)
+				return err
+			}
 		}
-		ok = true
-		e, err = decodeEntry(v)
-		return err
+		return nil
 	})
 	if err != nil {
 		return entry{}, false, errs.New(errs.KindOf(err), "look up object %s: %w", id.Short(), err)

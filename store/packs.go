@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -159,6 +160,19 @@ func (p *packSet) lease() (*packFile, error) {
 	f := &packFile{num: num, f: file, users: 1, size: pack.HeaderLen, fresh: true}
 	p.open[num] = f
 	return f, nil
+}
+
+// take leases an unsealed pack that nobody has leased. ok is false where there is no such pack.
+func (p *packSet) take(num uint64) (f *packFile, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.IndexFunc(p.grow, func(f *packFile) bool { return f.num == num })
+	if i < 0 {
+		return nil, false
+	}
+	f = p.grow[i]
+	p.grow = slices.Delete(p.grow, i, i+1)
+	return f, true
 }
 
 // info returns what the index is to know of a pack when all that was appended to it is committed.

@@ -115,7 +115,10 @@ func (s *Store) chain(id object.ID, e entry, find finder) (links []link, base []
 		}
 		next := e.base
 		var ok bool
-		if e, ok, err = find(next); err != nil {
+		if e, ok, err = find(next); err == nil && !ok {
+			e, ok, err = s.lookupBase(next)
+		}
+		if err != nil {
 			return nil, nil, err
 		} else if !ok {
 			return nil, nil, errs.New(errs.Damaged, "delta base %s is missing", next.Short())

@@ -17,23 +17,70 @@ import (
 
 const indexName = "index.db"
 
-// openIndex opens index, journal and packs and brings them to one state: that of the index, if it is whole.
+// openIndex opens index, journal and packs and brings them to one state: that of the index, if it is whole, and otherwise
+// that of packs and journal.
 func (s *Store) openIndex(ctx context.Context) error {
 	s.packs = newPackSet(filepath.Join(s.dir, "packs"))
-	journal, jerr := readJournal(s.dir)
-	if jerr != nil && !missing(jerr) {
-		return errs.New(errs.KindOf(jerr), "open store %s: %w", s.dir, jerr)
+	st, err := readJournal(s.dir)
+	if err != nil && !missing(err) {
+		return errs.New(errs.KindOf(err), "open store %s: %w", s.dir, err)
+	}
+	if err := s.checkIndex(ctx, st); err != nil {
+		return err
 	}
 	if err := s.openDB(); err != nil {
 		return err
 	}
-	if err := s.initIndex(); err != nil {
-		return err
+	bad := s.checkVersion()
+	if bad == nil {
+		bad = s.checkStale(st)
 	}
-	if err := s.matchJournal(journal); err != nil {
+	if errs.KindOf(bad) == errs.Damaged {
+		if err := s.db.Close(); err != nil {
+			return err
+		}
+		if err := s.rebuild(ctx, st, bad); err != nil {
+			return err
+		}
+		s.broken.Store(nil)
+		bad = s.openDB()
+	}
+	if bad != nil {
+		return bad
+	}
+	if err := s.matchJournal(st); err != nil {
 		return errs.New(errs.KindOf(err), "open store %s: %w", s.dir, err)
 	}
 	return s.matchPacks(ctx)
+}
+
+// checkIndex rebuilds the index if it is damaged, or is missing while there is something it should know of.
+func (s *Store) checkIndex(ctx context.Context, st *state) error {
+	bad := checkBolt(filepath.Join(s.dir, indexName))
+	if bad == nil {
+		return nil
+	}
+	if errors.Is(bad, errNoIndex) {
+		files, err := os.ReadDir(s.packs.dir)
+		if err != nil {
+			return err
+		}
+		if len(files) == 0 && (st == nil || len(st.refs)+len(st.meta) == 0) {
+			return nil
+		}
+	}
+	return s.rebuild(ctx, st, bad)
+}
+
+// checkStale says so if the journal is ahead of the index by more than the one transaction that a crash may cut short. Such
+// an index does not know of objects that refs need, and may know of packs that are gone.
+func (s *Store) checkStale(st *state) error {
+	var seq uint64
+	err := s.view(func(b *bbolt.Tx) error { seq = indexSeq(b); return nil })
+	if err != nil || st == nil || st.seq <= seq || st.seq == seq+1 && st.prev == seq {
+		return err
+	}
+	return errs.New(errs.Damaged, "it was older than the journal")
 }
 
 // openDB opens the bbolt file. Its freelist is a map, because the list costs more the larger the file is.
@@ -48,8 +95,8 @@ func (s *Store) openDB() (err error) {
 	return nil
 }
 
-// initIndex makes what a new index needs and refuses a newer one.
-func (s *Store) initIndex() (err error) {
+// checkVersion refuses a newer index and makes what a new one needs.
+func (s *Store) checkVersion() (err error) {
 	defer s.guard(&err)()
 	whole := false
 	err = s.db.View(func(b *bbolt.Tx) error {
@@ -57,17 +104,27 @@ func (s *Store) initIndex() (err error) {
 		if st == nil {
 			return nil
 		}
-		if v, _ := binary.Uvarint(st.Get([]byte(keyVersion))); v > formatVersion {
+		v, _ := binary.Uvarint(st.Get([]byte(keyVersion)))
+		if v > formatVersion {
 			return errs.WithHint(errs.New(errs.Usage, "index of store %s has version %d; this dm knows %d", s.dir, v,
 				formatVersion), "install a newer dm")
 		}
-		whole = true
+		for _, name := range buckets() {
+			if b.Bucket([]byte(name)) == nil {
+				return errs.New(errs.Damaged, "index of store %s has no %s", s.dir, name)
+			}
+		}
+		whole = v == formatVersion
 		return nil
 	})
 	if whole || err != nil {
 		return err
 	}
-	return s.db.Update(func(b *bbolt.Tx) error {
+	return initBuckets(s.db)
+}
+
+func initBuckets(db *bbolt.DB) error {
+	return db.Update(func(b *bbolt.Tx) error {
 		for _, name := range buckets() {
 			if _, err := b.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err

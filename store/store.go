@@ -18,9 +18,10 @@
 //	PackBeforeIndex     packs are synced before the index entries that point into them are committed
 //	IndexBeforeRef      a ref moves in the same transaction that makes the objects known, or later
 //	JournalBeforeIndex  the journal holds a change of refs or metadata, synced, before the index commits it
+//	IndexBeforeRemove   a pack's file is removed after the index has committed that nothing in it is needed
 //
 // A crash therefore leaves the index in its old or its new state, and packs with bytes behind the end that the index knows:
-// the next Open cuts them off. The journal may then be one transaction ahead; the index decides, and the journal is
+// the next Open cuts them off, and removes packs that the index does not know. The journal may then be one transaction ahead; the index decides, and the journal is
 // cut back. Readers go the other way: ref, index, pack.
 //
 // # Reading
@@ -74,15 +75,20 @@ type Store struct {
 	cache *cache
 	log   *journal
 
+	txMu sync.Mutex // held by the one transaction that changes something, and its journal
+
 	// sweep is held shared while an object that is there already is looked up and noted as used, and exclusively by a gc
 	// while it decides what goes.
 	sweep sync.RWMutex
+
+	collect sync.Mutex // held by a gc
 
 	mu      sync.Mutex
 	batches map[*Batch]struct{}
 	pins    map[object.ID]int
 
 	closed atomic.Bool
+	notes  []string              // what Open had to put in order
 	broken atomic.Pointer[error] // why nothing can be written any more
 	fail   func(point string) error
 }

@@ -69,6 +69,8 @@ func (s *Store) guard(err *error) func() {
 // update runs fn in a transaction of the index. In the order of the package comment: whoever calls it for new objects has
 // synced their packs; the journal is synced here, before the index commits.
 func (s *Store) update(fn func(tx *Tx) error) (err error) {
+	s.txMu.Lock()
+	defer s.txMu.Unlock()
 	defer s.guard(&err)()
 	b, err := s.db.Begin(true)
 	if err != nil {

@@ -1,0 +1,320 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"dm/internal/errs"
+	"dm/object"
+)
+
+// GCOptions tune a collection. The zero value is right for most.
+type GCOptions struct {
+	// Roots returns objects that are to stay, with all they need, beside those that refs, pins and open batches keep. It
+	// is called twice, the second time inside of a transaction, so that it must not begin one that changes something and
+	// not put into a batch. nil: none.
+	Roots func(ctx context.Context) ([]object.ID, error)
+	// Waste is the share of a pack, in percent, that must be dead for the pack to be rewritten; 0: 25.
+	Waste int
+	// Progress is told what is being done and how far that is; total may be 0, unknown. nil: nobody is.
+	Progress func(phase string, done, total int64)
+}
+
+// GCStats says what a collection did.
+type GCStats struct {
+	Kept           int   // objects
+	Freed          int   // objects
+	BytesFreed     int64 // on disk, packs only
+	BytesDead      int64 // still on disk, in packs with too little of them to be rewritten or in use by a batch
+	PacksRemoved   int   // with nothing alive in them
+	PacksRewritten int
+	Duration       time.Duration
+}
+
+const defaultWaste = 25
+
+// GC removes every object that neither a ref, a pin, an open batch nor a root of the options needs, and gives back the
+// space of packs with enough dead bytes in them. It may run beside everything else and may be cut short anywhere; one GC
+// runs at a time. If an object that must be kept cannot be read, nothing is removed: what is behind it is not known.
+//
+// Marking runs beside the writers. Only the end of it, over what they have added meanwhile, and the removal from the index
+// keep them waiting. Objects that go but are the base of deltas that stay are hidden first: nothing finds them but those
+// deltas, until these are stored anew.
+func (s *Store) GC(ctx context.Context, opts GCOptions) (GCStats, error) {
+	if opts.Waste == 0 {
+		opts.Waste = defaultWaste
+	}
+	if opts.Progress == nil {
+		opts.Progress = func(string, int64, int64) {}
+	}
+	if err := s.usable(); err != nil {
+		return GCStats{}, err
+	}
+	s.collect.Lock()
+	defer s.collect.Unlock()
+	start := time.Now()
+	g := &collection{s: s, opts: opts, mark: newMarker(s)}
+	err := g.run(ctx)
+	g.stats.Duration = time.Since(start)
+	if err != nil {
+		return g.stats, errs.New(errs.KindOf(err), "collect garbage: %w", err)
+	}
+	return g.stats, nil
+}
+
+// collection is one run of GC.
+type collection struct {
+	s     *Store
+	opts  GCOptions
+	mark  *marker
+	dead  []object.ID // candidates, then what goes; in order
+	stats GCStats
+}
+
+func (g *collection) run(ctx context.Context) error {
+	if err := g.markRoots(ctx, nil); err != nil {
+		return err
+	}
+	if err := g.candidates(ctx); err != nil {
+		return err
+	}
+	if err := g.sweep(ctx); err != nil {
+		return err
+	}
+	return g.compact(ctx)
+}
+
+// markRoots marks what is kept. tx sees refs that others cannot; nil: any state of the refs will do.
+func (g *collection) markRoots(ctx context.Context, tx *Tx) error {
+	var roots []object.ID
+	add := func(tx *Tx) error {
+		for _, id := range tx.Refs("") {
+			roots = append(roots, id)
+		}
+		return tx.err
+	}
+	var err error
+	if tx != nil {
+		err = add(tx)
+	} else {
+		err = g.s.View(add)
+	}
+	if err != nil {
+		return err
+	}
+	g.s.mu.Lock()
+	roots = slices.AppendSeq(roots, maps.Keys(g.s.pins))
+	g.s.mu.Unlock()
+	if g.opts.Roots != nil {
+		more, err := g.opts.Roots(ctx)
+		if err != nil {
+			return err
+		}
+		roots = append(roots, more...)
+	}
+	for _, id := range roots {
+		if err := g.mark.walk(ctx, id, true, g.progress); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *collection) progress(n int64) { g.opts.Progress("mark", n, 0) }
+
+// candidates collects what is in the index and not marked. Objects that come later are none.
+func (g *collection) candidates(ctx context.Context) error {
+	return g.s.view(func(b *bbolt.Tx) error {
+		c := b.Bucket([]byte(bucketObjects)).Cursor()
+		n := int64(0)
+		for k, _ := c.First(); k != nil; k, _ = c.Next() {
+			if id := object.ID(k); !g.mark.has(id) {
+				g.dead = append(g.dead, id)
+			}
+			if n++; n%4096 == 0 {
+				g.opts.Progress("search", n, 0)
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// sweep takes the dead out of the index, in one transaction: were it more, an object could be there for a while whose parts
+// are gone, and whoever found it would take it for whole.
+func (g *collection) sweep(ctx context.Context) error {
+	s := g.s
+	unlock := func() {}
+	defer func() { unlock() }()
+	err := s.update(func(tx *Tx) error {
+		// The transaction keeps refs from moving, and the lock keeps batches from relying on more than is noted here. It
+		// comes second, because what runs in a transaction may pin.
+		s.sweep.Lock()
+		unlock = s.sweep.Unlock
+		if err := g.markRoots(ctx, tx); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		batches := slices.Collect(maps.Keys(s.batches))
+		s.mu.Unlock()
+		for _, b := range batches {
+			for id := range b.used {
+				// A batch may rely on what is damaged; then that is its trouble, and what is left of it stays.
+				if err := g.mark.walk(ctx, id, false, g.progress); err != nil {
+					return err
+				}
+			}
+		}
+		g.dead = slices.DeleteFunc(g.dead, g.mark.has)
+		return g.remove(tx)
+	})
+	if err != nil {
+		return err
+	}
+	gone := make(map[object.ID]struct{}, len(g.dead))
+	for _, id := range g.dead {
+		gone[id] = struct{}{}
+	}
+	s.cache.drop(gone)
+	g.stats.Freed = len(g.dead)
+	return s.fail("GCSwept")
+}
+
+// remove takes the dead out of the index and hides those of them that are bases of what stays.
+func (g *collection) remove(tx *Tx) error {
+	objects, hidden := tx.b.Bucket([]byte(bucketObjects)), tx.b.Bucket([]byte(bucketHidden))
+	entries := make(map[object.ID][]byte, len(g.dead))
+	for _, id := range g.dead {
+		if v := objects.Get(id[:]); v != nil {
+			entries[id] = bytes.Clone(v)
+		}
+	}
+	needed, kept, err := neededBases(objects, hidden, entries)
+	if err != nil {
+		return err
+	}
+	g.stats.Kept = kept
+	for _, id := range g.dead {
+		if err := objects.Delete(id[:]); err != nil {
+			return err
+		}
+		if _, ok := needed[id]; ok {
+			if err := hidden.Put(id[:], entries[id]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// neededBases returns those of the dead that stand below an object that stays, in its chain of deltas, and the number of
+// objects that stay.
+func neededBases(objects, hidden *bbolt.Bucket, dead map[object.ID][]byte) (map[object.ID]struct{}, int, error) {
+	needed := map[object.ID]struct{}{}
+	kept := 0
+	c := objects.Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if _, ok := dead[object.ID(k)]; ok {
+			continue
+		}
+		kept++
+		for n := 0; n <= chainLimit; n++ {
+			e, err := decodeEntry(v)
+			if err != nil {
+				return nil, 0, err
+			}
+			if !e.enc.HasBase() {
+				break
+			}
+			var gone bool
+			if v, gone = dead[e.base]; gone {
+				if _, ok := needed[e.base]; ok {
+					break
+				}
+				needed[e.base] = struct{}{}
+			} else if v = objects.Get(e.base[:]); v != nil {
+				break // it stays, and its own chain is looked at in its turn
+			} else if v = hidden.Get(e.base[:]); v == nil {
+				break // damage, which fsck reports
+			}
+		}
+	}
+	return needed, kept, nil
+}
+
+// marker walks from roots to everything they need.
+type marker struct {
+	s    *Store
+	seen map[object.ID]struct{}
+	todo []Reference
+}
+
+func newMarker(s *Store) *marker { return &marker{s: s, seen: map[object.ID]struct{}{}} }
+
+func (m *marker) has(id object.ID) bool {
+	_, ok := m.seen[id]
+	return ok
+}
+
+// walk marks id and all it needs. strict says that whatever is missing or damaged is an error; otherwise it is passed over.
+func (m *marker) walk(ctx context.Context, id object.ID, strict bool, progress func(int64)) error {
+	if m.has(id) {
+		return nil
+	}
+	e, ok, err := m.s.lookup(id)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		if strict {
+			return errs.WithHint(errs.New(errs.Damaged, "object %s must be kept and is missing", id), "run 'dm fsck'")
+		}
+		return nil
+	}
+	m.push(Reference{Kind: e.kind, ID: id})
+	for len(m.todo) > 0 {
+		r := m.todo[len(m.todo)-1]
+		m.todo = m.todo[:len(m.todo)-1]
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := m.visit(ctx, r); err != nil && strict {
+			m.todo = nil
+			return errs.WithHint(errs.New(errs.KindOf(err), "%s %s must be kept and cannot be read: %w", r.Kind, r.ID.Short(), err),
+				"run 'dm fsck'")
+		}
+		if len(m.seen)%1024 == 0 {
+			progress(int64(len(m.seen)))
+		}
+	}
+	return nil
+}
+
+// push marks an object when it is first met. Chunks name nothing, so they need no visit.
+func (m *marker) push(r Reference) {
+	if m.has(r.ID) {
+		return
+	}
+	m.seen[r.ID] = struct{}{}
+	if r.Kind != object.KindChunk {
+		m.todo = append(m.todo, Reference{Kind: r.Kind, ID: r.ID})
+	}
+}
+
+func (m *marker) visit(ctx context.Context, r Reference) error {
+	plain, ok := m.s.cache.get(r.Kind, r.ID)
+	if !ok {
+		var err error
+		if plain, err = m.s.load(ctx, r.Kind, r.ID, m.s.lookup); err != nil {
+			return err
+		}
+	}
+	return References(r.Kind, plain, m.push)
+}
