@@ -280,3 +280,13 @@ func (e *Entry) Check() error {
 	}
 	return nil
 }
+
+// AppendEntry appends an entry's canonical bytes to b, for those who keep single entries outside of a tree.
+func AppendEntry(b []byte, e *Entry) []byte { return e.append(b) }
+
+// DecodeEntry reads one entry off the front of b and returns what follows it.
+func DecodeEntry(b []byte) (e Entry, rest []byte, err error) {
+	r := &reader{kind: KindTree, b: b}
+	e = r.entry(len(b) > 0 && b[0] == 0)
+	return e, r.b, r.err
+}

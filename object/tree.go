@@ -279,3 +279,15 @@ func EditTree(ctx context.Context, src Source, sink Sink, base ID, edits []Edit)
 	}
 	return root.ID, root.Totals, nil
 }
+
+// TreeTotals returns the totals of a directory; the zero ID is the empty one.
+func TreeTotals(ctx context.Context, src Source, root ID) (Totals, error) {
+	if root.IsZero() {
+		return Totals{}, nil
+	}
+	t, err := openTree(ctx, src, root)
+	if err != nil {
+		return Totals{}, err
+	}
+	return t.Totals(), nil
+}

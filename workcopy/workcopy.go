@@ -24,6 +24,7 @@ package workcopy
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"dm/object"
@@ -125,6 +126,7 @@ type Kernel interface {
 type Config struct {
 	Source object.Source    // committed objects
 	Now    func() time.Time // nil: time.Now
+	Log    *slog.Logger     // nil: nothing is logged
 	// ReadOnly refuses all changes with EROFS: a commit, mounted to be looked at.
 	ReadOnly bool
 }

@@ -1,0 +1,309 @@
+package workcopy
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxOpen bounds the backing files a working copy keeps open.
+const maxOpen = 4096
+
+// backing is the file on the host that holds a node's bytes. It is opened when first needed and closed when many others
+// are open; so a node costs no descriptor, and no handle of the kernel's has to be remembered.
+//
+// A file that does not hold the whole content yet has the suffix ".part". It loses it only after its bytes are synced:
+// what a crash leaves under the final name is complete.
+type backing struct {
+	path    string // without suffix
+	files   *openFiles
+	unknown bool // nobody has looked yet whether the file exists; guarded by Copy.mu
+
+	mu     sync.Mutex // guards what follows
+	part   bool       // the file has the suffix
+	exists bool
+	h      *handle // nil while closed
+	gone   bool    // the node is gone: close when nobody uses the file any more
+	synced bool    // its name is durable
+	used   atomic.Bool
+}
+
+// handle is an open backing file, closed when its last user lets go of it.
+type handle struct {
+	fd    int
+	users int  // guarded by backing.mu
+	dead  bool // nobody new uses it
+}
+
+const partSuffix = ".part"
+
+// openFiles is the set of open backing files of one working copy.
+type openFiles struct {
+	mu   sync.Mutex
+	ring []*backing
+	hand int
+}
+
+func (c *Copy) dataPath(gen uint32, ino uint64) string {
+	return filepath.Join(c.path, "data", fmt.Sprint(gen), fmt.Sprintf("%02x", ino&0xff), fmt.Sprint(ino))
+}
+
+func (b *backing) init(c *Copy, id NodeID) {
+	b.path = c.dataPath(uint32(id>>GenerationShift), uint64(id)&(1<<GenerationShift-1))
+	b.files = &c.files
+}
+
+// look finds out whether the complete backing file exists. The caller holds Copy.mu for writing.
+func (b *backing) look() (complete bool) {
+	b.unknown = false
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, err := os.Lstat(b.path)
+	b.exists = err == nil
+	b.synced = b.exists
+	return b.exists
+}
+
+// acquire opens the file, creating it if asked to, and keeps it open until release. It returns nil where there is none.
+func (b *backing) acquire(create bool) (*handle, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used.Store(true)
+	if b.h != nil {
+		b.h.users++
+		return b.h, nil
+	}
+	if !b.exists && !create {
+		return nil, nil
+	}
+	fd, err := b.open()
+	if err != nil {
+		return nil, fmt.Errorf("open backing file: %w", err)
+	}
+	b.h, b.exists = &handle{fd: fd, users: 1}, true
+	b.files.add(b)
+	return b.h, nil
+}
+
+func (b *backing) name() string {
+	if b.part {
+		return b.path + partSuffix
+	}
+	return b.path
+}
+
+func (b *backing) open() (fd int, err error) {
+	flags := unix.O_RDWR | unix.O_CLOEXEC | unix.O_NOATIME
+	if !b.exists {
+		flags |= unix.O_CREAT | unix.O_EXCL
+	}
+	fd, err = unix.Open(b.name(), flags, 0o600)
+	if errors.Is(err, unix.ENOENT) && !b.exists {
+		if err = os.MkdirAll(filepath.Dir(b.path), 0o700); err == nil {
+			fd, err = unix.Open(b.name(), flags, 0o600)
+		}
+	}
+	if errors.Is(err, unix.EPERM) { // O_NOATIME is for owners
+		fd, err = unix.Open(b.name(), flags&^unix.O_NOATIME, 0o600)
+	}
+	return fd, err
+}
+
+// release ends one acquire that returned a handle.
+func (b *backing) release(h *handle) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h.users--
+	if h.users == 0 && (h.dead || b.gone) {
+		b.close(h)
+	}
+}
+
+// close closes a handle, now or when its last user is done. The caller holds mu.
+func (b *backing) close(h *handle) {
+	if h == nil {
+		return
+	}
+	h.dead = true
+	if b.h == h {
+		b.h = nil
+	}
+	if h.users == 0 {
+		unix.Close(h.fd)
+	}
+}
+
+// add notes an open file and closes others that were not used for a while.
+func (o *openFiles) add(b *backing) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.ring) < maxOpen {
+		o.ring = append(o.ring, b)
+		return
+	}
+	for range 2 * len(o.ring) {
+		o.hand = (o.hand + 1) % len(o.ring)
+		old := o.ring[o.hand]
+		if old.used.Swap(false) || !old.mu.TryLock() {
+			continue
+		}
+		idle := old.h == nil || old.h.users == 0
+		if idle {
+			old.close(old.h)
+		}
+		old.mu.Unlock()
+		if idle {
+			o.ring[o.hand] = b
+			return
+		}
+	}
+	o.ring = append(o.ring, b) // all in use at once: better one too many than a failed operation
+}
+
+// closeAll closes every file; nobody uses them any more.
+func (o *openFiles) closeAll() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, b := range o.ring {
+		b.mu.Lock()
+		b.close(b.h)
+		b.mu.Unlock()
+	}
+	o.ring = nil
+}
+
+// detach takes the file away from its node: the node has no bytes from now on, and whoever holds the result reads the
+// old ones until it closes it. nil where there was no file.
+func (b *backing) detach() (*os.File, error) {
+	h, err := b.acquire(false)
+	if err != nil || h == nil {
+		return nil, err
+	}
+	defer b.release(h)
+	dup, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate backing file: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := os.Remove(b.name()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		unix.Close(dup)
+		return nil, err
+	}
+	b.close(h)
+	b.exists, b.synced = false, false
+	return os.NewFile(uintptr(dup), b.path), nil
+}
+
+// remove removes the file. It stays readable for those who have it open.
+func (b *backing) remove() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.gone = true
+	b.close(b.h)
+	if !b.exists {
+		return nil
+	}
+	b.exists = false
+	if err := os.Remove(b.name()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// sync makes the bytes durable and, once, the file's name.
+func (b *backing) sync(dataOnly bool) error {
+	h, err := b.acquire(false)
+	if err != nil || h == nil {
+		return err
+	}
+	defer b.release(h)
+	if dataOnly {
+		err = unix.Fdatasync(h.fd)
+	} else {
+		err = unix.Fsync(h.fd)
+	}
+	if err != nil {
+		return fmt.Errorf("sync backing file: %w", err)
+	}
+	b.mu.Lock()
+	synced := b.synced
+	b.mu.Unlock()
+	if synced {
+		return nil
+	}
+	for dir := filepath.Dir(b.path); ; dir = filepath.Dir(dir) { // xx, G, data
+		if err := syncDir(dir); err != nil {
+			return err
+		}
+		if filepath.Base(dir) == "data" {
+			break
+		}
+	}
+	b.mu.Lock()
+	b.synced = true
+	b.mu.Unlock()
+	return nil
+}
+
+// forget closes the file of a node that is dropped from memory.
+func (b *backing) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.gone = true
+	b.close(b.h)
+}
+
+// pinned says whether the node must stay in memory: only there it is known which blocks a partial file holds.
+func (f *content) pinned() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.partial && f.exists
+}
+
+// promote gives a partial file that has become complete its final name. Its bytes must be synced.
+func (b *backing) promote() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.part {
+		return nil
+	}
+	if b.exists {
+		if err := os.Rename(b.path+partSuffix, b.path); err != nil {
+			return err
+		}
+	}
+	b.part, b.synced = false, false
+	return nil
+}
+
+// blocks returns what stat(2) says of a file's blocks of 512 bytes. The caller holds Copy.mu.
+func (f *content) blocks(size uint64) uint64 {
+	if f.partial || f.unknown {
+		if f.committed.Root.IsZero() {
+			return 0
+		}
+		return (size + 511) / 512
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.exists {
+		return 0
+	}
+	var st unix.Stat_t
+	var err error
+	if f.h != nil {
+		err = unix.Fstat(f.h.fd, &st)
+	} else {
+		err = unix.Lstat(f.path, &st)
+	}
+	if err != nil {
+		return (size + 511) / 512
+	}
+	return uint64(st.Blocks)
+}

@@ -1,0 +1,264 @@
+package workcopy
+
+import (
+	"context"
+	"fmt"
+	"sort"
+
+	"github.com/RoaringBitmap/roaring/v2"
+
+	"dm/object"
+)
+
+// Root builds the trees that the commit needs anew, along the paths of what changed, and stores them. Every file of Files
+// must have its content set. It returns the commit's root, link table and next inode number.
+func (s *Snapshot) Root(ctx context.Context, sink object.Sink) (root object.Entry, links object.ID, nextIno uint64, err error) {
+	s.entries = make(map[*node]*object.Entry, len(s.nodes))
+	c := s.c
+	if c.root.frozen == nil { // no name and nothing with a single name changed
+		root = s.commit.Root
+	} else {
+		e, err := s.entry(ctx, sink, c.root, "")
+		if err != nil {
+			return root, links, 0, err
+		}
+		root = *e
+	}
+	links, err = s.links(ctx, sink)
+	return root, links, s.nextIno, err
+}
+
+// entry describes a frozen node and, below a directory, builds what changed.
+func (s *Snapshot) entry(ctx context.Context, sink object.Sink, n *node, name string) (*object.Entry, error) {
+	e := n.frozen.toEntry(name, n.ino)
+	switch {
+	case n.isRegular():
+		e.Content = s.content(n)
+	case n.isDir():
+		edits, err := s.edits(ctx, sink, n)
+		if err != nil {
+			return nil, err
+		}
+		e.Tree, e.Totals, err = object.EditTree(ctx, s.c.cfg.Source, sink, n.dir.tree, edits)
+		if err != nil {
+			return nil, err
+		}
+	}
+	s.entries[n] = &e
+	return &e, nil
+}
+
+// content returns what the file was chunked to, or what it was before if it did not have to be.
+func (s *Snapshot) content(n *node) object.Content {
+	if c := n.frozen.file.content; c != nil {
+		return *c
+	}
+	return n.file.committed
+}
+
+// edits lists the changed names of a directory with their new entries.
+func (s *Snapshot) edits(ctx context.Context, sink object.Sink, n *node) ([]object.Edit, error) {
+	edits := make([]object.Edit, 0, len(n.frozen.touched))
+	for name, child := range n.frozen.touched {
+		switch {
+		case child == nil:
+			edits = append(edits, object.Edit{Name: name})
+		case child.frozen == nil:
+			return nil, fmt.Errorf("inode %d is in a changed directory and was not frozen", child.ino)
+		case child.frozen.linked:
+			e := object.Entry{Name: name, Ino: child.ino, Mode: child.frozen.mode & object.ModeType, Linked: true}
+			edits = append(edits, object.Edit{Name: name, Entry: &e})
+		default:
+			e, err := s.entry(ctx, sink, child, name)
+			if err != nil {
+				return nil, err
+			}
+			edits = append(edits, object.Edit{Name: name, Entry: e})
+		}
+	}
+	sort.Slice(edits, func(i, j int) bool { return edits[i].Name < edits[j].Name })
+	return edits, nil
+}
+
+// links builds the table of hard-linked inodes.
+func (s *Snapshot) links(ctx context.Context, sink object.Sink) (object.ID, error) {
+	var table object.ID
+	if s.commit != nil {
+		table = s.commit.Links
+	}
+	var edits []object.Edit
+	for _, n := range s.nodes {
+		if n.frozen == nil || !n.frozen.linked {
+			continue
+		}
+		name := object.LinkName(n.ino)
+		if n.frozen.nlink == 0 {
+			edits = append(edits, object.Edit{Name: name})
+			continue
+		}
+		e := n.frozen.toEntry(name, n.ino)
+		e.Nlink = n.frozen.nlink
+		if n.isRegular() {
+			e.Content = s.content(n)
+		}
+		s.entries[n] = &e
+		edits = append(edits, object.Edit{Name: name, Entry: &e})
+	}
+	if len(edits) == 0 {
+		return table, nil
+	}
+	sort.Slice(edits, func(i, j int) bool { return edits[i].Name < edits[j].Name })
+	table, _, err := object.EditTree(ctx, s.c.cfg.Source, sink, table, edits)
+	return table, err
+}
+
+// Done says that the branch is at the commit named to Prepare: what was frozen is clean unless it changed since.
+func (s *Snapshot) Done(ctx context.Context) error {
+	commit, err := readCommit(ctx, s.c.cfg.Source, s.prepared)
+	if err != nil {
+		return err
+	}
+	defer s.c.commits.Unlock()
+	defer s.close()
+	if err := s.finish(commit); err != nil {
+		return err
+	}
+	return s.c.compact()
+}
+
+func readCommit(ctx context.Context, src object.Source, id object.ID) (*object.Commit, error) {
+	b, err := src.Get(ctx, object.KindCommit, id)
+	if err != nil {
+		return nil, err
+	}
+	return object.DecodeCommit(b)
+}
+
+// finish makes the prepared commit the base. The commit's link table counts at once: until all nodes are settled, those
+// it speaks of are still in memory.
+func (s *Snapshot) finish(commit *object.Commit) error {
+	c := s.c
+	if err := c.begin(true); err != nil {
+		return err
+	}
+	c.id, c.commit = s.prepared, commit
+	c.journal.id(recordDone, s.prepared)
+	if err := c.end(nil); err != nil {
+		return err
+	}
+	s.each(func(n *node) { c.settleNode(s, n) })
+	c.mu.Lock()
+	c.snap = nil
+	c.mu.Unlock()
+	s.each(c.unref)
+	return nil
+}
+
+// settleNode gives a node its new committed state. The caller holds mu.
+func (c *Copy) settleNode(s *Snapshot, n *node) {
+	fr := n.frozen
+	if fr == nil {
+		return
+	}
+	n.frozen = nil
+	if n.epoch == s.epoch {
+		n.epoch = 0
+	}
+	e := s.entries[n]
+	if e == nil { // it had no name any more at the cut
+		return
+	}
+	n.base = e
+	if n.file != nil {
+		n.file.committed = e.Content
+	}
+	if n.dir == nil {
+		return
+	}
+	n.dir.tree = e.Tree
+	for name, child := range fr.touched {
+		if _, later := n.dir.touched[name]; !later && child != nil {
+			n.dir.load(name, child)
+		}
+	}
+}
+
+// Abort gives the snapshot up: everything is dirty as before. It may be called after Done, and does nothing then.
+func (s *Snapshot) Abort() {
+	if s.ended {
+		return
+	}
+	defer s.c.commits.Unlock()
+	c := s.c
+	if err := c.begin(true); err == nil {
+		c.journal.mark(recordAbort)
+		if err := c.end(nil); err != nil {
+			c.log.Error("note an aborted commit in the journal", "err", err)
+		}
+	}
+	s.each(func(n *node) { c.thaw(s, n) })
+	c.mu.Lock()
+	c.snap = nil
+	c.mu.Unlock()
+	s.each(c.unref)
+	s.close()
+}
+
+// thaw adds what was changed before the cut to what was changed since. The caller holds mu.
+func (c *Copy) thaw(s *Snapshot, n *node) {
+	c.freeze(n) // a cut that was given up before its nodes were collected
+	fr := n.frozen
+	if fr == nil {
+		return
+	}
+	n.frozen = nil
+	if n.nlink > 0 || n.refs > 0 {
+		n.epoch = c.epoch
+		c.dirty[n] = struct{}{}
+	}
+	if n.dir != nil {
+		for name, child := range fr.touched {
+			if _, later := n.dir.touched[name]; !later {
+				n.dir.touch(name, child)
+			}
+		}
+	}
+	if n.file != nil {
+		n.file.mergeDirty(fr.file.dirty, fr.file.zeroed, blocksUpTo(n.size))
+		fr.file.release()
+	}
+}
+
+// mergeDirty adds older marks below end; newer ones win.
+func (f *content) mergeDirty(dirty, zeroed *roaring.Bitmap, end uint64) {
+	merge := func(into **roaring.Bitmap, older, other *roaring.Bitmap) {
+		if older == nil {
+			return
+		}
+		older = older.Clone()
+		older.RemoveRange(end, maxSize/BlockSize)
+		if other != nil {
+			older.AndNot(other)
+		}
+		if *into == nil {
+			*into = older
+			return
+		}
+		(*into).Or(older)
+	}
+	newDirty, newZeroed := f.dirty, f.zeroed
+	if newDirty != nil {
+		newDirty = newDirty.Clone()
+	}
+	merge(&f.dirty, dirty, newZeroed)
+	merge(&f.zeroed, zeroed, newDirty)
+}
+
+// close lets go of what a snapshot holds besides its nodes.
+func (s *Snapshot) close() {
+	s.ended = true
+	for _, f := range s.files {
+		f.f.release()
+	}
+	s.undo.close()
+}

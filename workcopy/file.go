@@ -1,0 +1,504 @@
+package workcopy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"golang.org/x/sys/unix"
+)
+
+// maxSize is the largest file: block numbers have 32 bits.
+const maxSize = BlockSize << 32
+
+func blockOf(off uint64) uint64    { return off / BlockSize }
+func blocksUpTo(end uint64) uint64 { return (end + BlockSize - 1) / BlockSize }
+
+// absent says whether a block still has to come from the committed content. The caller holds Copy.mu.
+func (f *content) absent(block uint64) bool {
+	return f.partial && block*BlockSize < f.limit && (f.local == nil || !f.local.Contains(uint32(block)))
+}
+
+// firstAbsent returns the first block of [first, last] that is absent.
+func (f *content) firstAbsent(first, last uint64) (uint64, bool) {
+	if !f.partial || first*BlockSize >= f.limit {
+		return 0, false
+	}
+	for b := first; b <= last && b*BlockSize < f.limit; b++ {
+		if f.absent(b) {
+			return b, true
+		}
+	}
+	return 0, false
+}
+
+func addRange(set **roaring.Bitmap, first, end uint64) (fresh bool) {
+	if *set == nil {
+		*set = roaring.New()
+	}
+	before := (*set).GetCardinality()
+	(*set).AddRange(first, end)
+	return (*set).GetCardinality() != before
+}
+
+// Read fills p from off on; short only at the end of the file.
+func (c *Copy) Read(ctx context.Context, id NodeID, p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, syscall.EINVAL
+	}
+	c.mu.RLock()
+	n, err := c.get(id)
+	if err == nil && n.isRegular() && n.file.unknown {
+		c.mu.RUnlock()
+		c.mu.Lock()
+		n, err = c.getFile(id)
+		c.mu.Unlock()
+		c.mu.RLock()
+	}
+	switch {
+	case err != nil:
+	case n.isDir():
+		err = syscall.EISDIR
+	case !n.isRegular():
+		err = syscall.EINVAL
+	}
+	if err != nil {
+		c.mu.RUnlock()
+		return 0, err
+	}
+	size := n.size
+	if uint64(off) >= size {
+		c.mu.RUnlock()
+		return 0, nil
+	}
+	p = p[:min(uint64(len(p)), size-uint64(off))]
+	partial := n.file.partial
+	c.mu.RUnlock()
+	if partial && len(p) > 0 {
+		if err := c.fill(ctx, id, uint64(off), uint64(off)+uint64(len(p))); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), n.file.readAt(p, off)
+}
+
+// readAt reads from the backing file; what lies behind its end, or in no file at all, is zero.
+func (b *backing) readAt(p []byte, off int64) error {
+	h, err := b.acquire(false)
+	if err != nil {
+		return err
+	}
+	if h == nil {
+		clear(p)
+		return nil
+	}
+	defer b.release(h)
+	return preadFull(h.fd, p, off)
+}
+
+func preadFull(fd int, p []byte, off int64) error {
+	for len(p) > 0 {
+		n, err := unix.Pread(fd, p, off)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read backing file: %w", err)
+		}
+		if n == 0 {
+			clear(p)
+			return nil
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// writing is one write on its way: marked under Copy.mu, not yet in the backing file.
+type writing struct {
+	n      *node
+	frozen *frozenFile // to be saved from first, if not nil
+	flight *sync.WaitGroup
+	first  uint64 // blocks [first, end)
+	end    uint64
+	grown  uint64 // the size before, if the write made the file longer
+	grew   bool
+}
+
+// Write writes data at off and returns the number of bytes written. writeback marks pages that the kernel writes out of
+// its cache; they pass the gate. killPriv has set-user-ID bits cleared.
+//
+// The blocks are marked as changed before their bytes are in the file, under the mutex: a cut sees a write either not at
+// all or as begun, and then waits for it.
+func (c *Copy) Write(ctx context.Context, id NodeID, data [][]byte, off int64, writeback, killPriv bool) (int, error) {
+	if !writeback {
+		c.gate.wait()
+	}
+	total := 0
+	for _, d := range data {
+		total += len(d)
+	}
+	if off < 0 || uint64(off)+uint64(total) > maxSize {
+		return 0, syscall.EFBIG
+	}
+	if total == 0 {
+		return 0, nil
+	}
+	w, err := c.beginWrite(ctx, id, uint64(off), uint64(off)+uint64(total), killPriv, false)
+	if err != nil {
+		return 0, err
+	}
+	defer w.done()
+	w.save()
+	if err := w.n.file.writeAt(data, off); err != nil {
+		return 0, c.writeFailed(w, err)
+	}
+	return total, nil
+}
+
+// beginWrite marks the bytes [off, end) of a file as being written. On success w.done must be called.
+func (c *Copy) beginWrite(ctx context.Context, id NodeID, off, end uint64, killPriv, zero bool) (*writing, error) {
+	f, err := c.fileOf(id)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		f.io.RLock()
+		w, err := c.tryWrite(id, off, end, killPriv, zero)
+		if w != nil {
+			return w, err
+		}
+		f.io.RUnlock()
+		if err != nil {
+			return nil, err
+		}
+		// A block written in part must hold the rest of its bytes first.
+		if err := c.fill(ctx, id, off, off+1); err != nil {
+			return nil, err
+		}
+		if err := c.fill(ctx, id, end-1, end); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// fileOf returns the content of a regular file's node.
+func (c *Copy) fileOf(id NodeID) (*content, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, err := c.getFile(id)
+	if err != nil {
+		return nil, err
+	}
+	return n.file, nil
+}
+
+// tryWrite returns nil and no error where a block at the edges has to be filled first.
+func (c *Copy) tryWrite(id NodeID, off, end uint64, killPriv, zero bool) (*writing, error) {
+	if err := c.begin(false); err != nil {
+		return nil, err
+	}
+	n, err := c.getFile(id)
+	if err != nil {
+		return nil, c.end(err)
+	}
+	first, last := blockOf(off), blockOf(end-1)
+	if off%BlockSize != 0 && n.file.absent(first) || end%BlockSize != 0 && end < n.size && n.file.absent(last) {
+		return nil, c.end(nil)
+	}
+	w := c.startWriting(n, first, last+1)
+	c.markWrite(w, off, end, killPriv, zero)
+	var essential []*node
+	if n.file.partial {
+		essential = append(essential, n)
+		if n.file.complete() {
+			c.promotions[n] = struct{}{}
+		}
+	}
+	if err := c.end(nil, essential...); err != nil {
+		w.flight.Done()
+		return nil, err
+	}
+	return w, nil
+}
+
+// startWriting begins a change of a file's bytes: of the blocks [first, end), within begin and end.
+func (c *Copy) startWriting(n *node, first, end uint64) *writing {
+	c.change(n)
+	w := &writing{n: n, first: first, end: end, flight: c.flight}
+	c.flight.Add(1)
+	if n.frozen != nil && n.frozen.file != nil && !n.frozen.file.released.Load() {
+		w.frozen = n.frozen.file
+	}
+	return w
+}
+
+// done says that the bytes are where they belong.
+func (w *writing) done() {
+	w.flight.Done()
+	w.n.file.io.RUnlock()
+}
+
+// markWrite marks the bytes [off, end) as written or, if zero, as zeroed as far as whole blocks go.
+func (c *Copy) markWrite(w *writing, off, end uint64, killPriv, zero bool) {
+	n, f := w.n, w.n.file
+	flags := byte(blocksDirty)
+	if f.partial {
+		flags |= blocksLocal | blocksPartial
+	}
+	fresh := false
+	if off > n.size { // a hole comes to be between the old end and the write
+		fresh = f.markZero(blocksUpTo(n.size), w.first)
+		c.journal.blocks(n, flags&^blocksDirty|blocksZero, blocksUpTo(n.size), w.first-min(w.first, blocksUpTo(n.size)))
+	}
+	if end > n.size {
+		w.grew, w.grown = true, n.size
+		c.resize(n, end)
+		fresh = true
+	}
+	if zero {
+		a, b := blocksUpTo(off), blockOf(end)
+		if end == n.size {
+			b = blocksUpTo(end)
+		}
+		if a < b {
+			f.markZero(a, b)
+			c.journal.blocks(n, flags&^blocksDirty|blocksZero, a, b-a)
+			fresh = fresh || w.first < a || b < w.end
+			f.markDirty(w.first, a)
+			f.markDirty(b, w.end)
+		} else {
+			zero = false
+		}
+	}
+	if !zero {
+		fresh = f.markDirty(w.first, w.end) || fresh
+	}
+	now := c.now()
+	stale := now.Sec > n.mtime.Sec
+	n.mtime, n.ctime = now, now
+	if killPriv && n.mode&suidBits != 0 || n.findXattr("security.capability") >= 0 {
+		n.killPriv()
+		c.journal.inode(n)
+	}
+	switch {
+	case zero:
+		c.journal.blocks(n, flags, w.first, blocksUpTo(off)-w.first)
+		c.journal.blocks(n, flags, min(blockOf(end), w.end), w.end-min(blockOf(end), w.end))
+	case fresh || stale:
+		c.journal.blocks(n, flags, w.first, w.end-w.first)
+	}
+}
+
+// markDirty marks the blocks [first, end) as written; fresh says whether that is news.
+func (f *content) markDirty(first, end uint64) (fresh bool) {
+	if first >= end {
+		return false
+	}
+	fresh = addRange(&f.dirty, first, end)
+	if f.zeroed != nil {
+		f.zeroed.RemoveRange(first, end)
+	}
+	if f.partial {
+		fresh = addRange(&f.local, first, end) || fresh
+	}
+	return fresh
+}
+
+// markZero marks the blocks [first, end) as zero now.
+func (f *content) markZero(first, end uint64) (fresh bool) {
+	if first >= end {
+		return false
+	}
+	fresh = addRange(&f.zeroed, first, end)
+	if f.dirty != nil {
+		f.dirty.RemoveRange(first, end)
+	}
+	if f.partial {
+		addRange(&f.local, first, end)
+	}
+	return fresh
+}
+
+// dropBlocks forgets what is known of the blocks from first on: the file ends before them.
+func (f *content) dropBlocks(first uint64) {
+	for _, set := range []*roaring.Bitmap{f.dirty, f.zeroed} {
+		if set != nil {
+			set.RemoveRange(first, maxSize/BlockSize)
+		}
+	}
+	if f.partial {
+		f.limit = min(f.limit, first*BlockSize)
+		if f.local != nil {
+			f.local.RemoveRange(first, maxSize/BlockSize)
+		}
+	}
+}
+
+// resize sets a file's size and what hangs on it.
+func (c *Copy) resize(n *node, size uint64) {
+	delta := size - n.size
+	n.size = size
+	if n.linked {
+		return
+	}
+	for _, p := range n.places {
+		p.dir.addSums(0, delta)
+	}
+}
+
+// writeAt writes to the backing file, making it if need be.
+func (b *backing) writeAt(data [][]byte, off int64) error {
+	h, err := b.acquire(true)
+	if err != nil {
+		return err
+	}
+	defer b.release(h)
+	for len(data) > 0 {
+		n, err := unix.Pwritev(h.fd, data, off)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("write backing file: %w", err)
+		}
+		off += int64(n)
+		for len(data) > 0 && n >= len(data[0]) {
+			n -= len(data[0])
+			data = data[1:]
+		}
+		if n > 0 {
+			data = append([][]byte{data[0][n:]}, data[1:]...)
+		}
+	}
+	return nil
+}
+
+// writeFailed takes back the growth of a write that did not reach the file. The blocks stay marked: they may be changed.
+func (c *Copy) writeFailed(w *writing, cause error) error {
+	if !w.grew {
+		return cause
+	}
+	if err := c.begin(true); err != nil {
+		return cause
+	}
+	h, err := w.n.file.acquire(false)
+	if err == nil && h != nil {
+		var st unix.Stat_t
+		if unix.Fstat(h.fd, &st) == nil {
+			c.resize(w.n, max(w.grown, min(uint64(st.Size), w.n.size)))
+		}
+		w.n.file.release(h)
+	} else {
+		c.resize(w.n, w.grown)
+	}
+	c.journal.inode(w.n)
+	c.end(nil)
+	return cause
+}
+
+// truncate sets a file's size.
+func (c *Copy) truncate(ctx context.Context, id NodeID, size uint64) error {
+	if size > maxSize {
+		return syscall.EFBIG
+	}
+	f, err := c.fileOf(id)
+	if err != nil {
+		return err
+	}
+	for {
+		f.io.RLock()
+		w, edge, err := c.tryTruncate(id, size)
+		if w != nil {
+			defer w.done()
+			return c.applyTruncate(w, size)
+		}
+		f.io.RUnlock()
+		if err != nil || edge == 0 {
+			return err
+		}
+		if err := c.fill(ctx, id, edge, edge+1); err != nil {
+			return err
+		}
+	}
+}
+
+// tryTruncate marks the change; it returns no writing and an edge where the block in which the file ends, before or
+// after, has to be filled first: it is kept in part, or filled up with zeros.
+func (c *Copy) tryTruncate(id NodeID, size uint64) (w *writing, edge uint64, err error) {
+	if err := c.begin(true); err != nil {
+		return nil, 0, err
+	}
+	n, err := c.getFile(id)
+	if err != nil || size == n.size {
+		return nil, 0, c.end(err)
+	}
+	f := n.file
+	edge = min(size, n.size)
+	if edge%BlockSize != 0 && f.absent(blockOf(edge)) {
+		return nil, edge, c.end(nil)
+	}
+	old := n.size
+	w = c.startWriting(n, blockOf(edge), blocksUpTo(max(size, old)))
+	f.dropBlocks(blocksUpTo(edge))
+	if size == 0 && f.partial { // nothing of the committed content is left to wait for
+		if err := f.backing.promote(); err != nil {
+			w.flight.Done()
+			return nil, 0, c.end(err)
+		}
+		f.partial, f.local, f.limit = false, nil, 0
+		c.journal.complete(n)
+	}
+	if edge%BlockSize != 0 {
+		f.markDirty(blockOf(edge), blockOf(edge)+1)
+	}
+	f.markZero(blocksUpTo(edge), blocksUpTo(size))
+	c.resize(n, size)
+	n.mtime = c.now()
+	n.ctime = n.mtime
+	c.journal.inode(n)
+	if edge%BlockSize != 0 {
+		c.journal.blocks(n, f.flags(blocksDirty), blockOf(edge), 1)
+	}
+	if from := blocksUpTo(edge); from < blocksUpTo(size) {
+		c.journal.blocks(n, f.flags(blocksZero), from, blocksUpTo(size)-from)
+	}
+	if err := c.end(nil, n); err != nil {
+		w.flight.Done()
+		return nil, 0, err
+	}
+	return w, 0, nil
+}
+
+// applyTruncate changes the backing file. What a commit still has to read of an emptied file is left to it whole.
+func (c *Copy) applyTruncate(w *writing, size uint64) error {
+	f := w.n.file
+	if size == 0 && w.frozen != nil {
+		return w.frozen.takeFile()
+	}
+	w.save()
+	return f.setSize(int64(size))
+}
+
+func (f *content) flags(flags byte) byte {
+	if f.partial {
+		flags |= blocksPartial | blocksLocal
+	}
+	return flags
+}
+
+// setSize gives the backing file, if there is one, the node's size.
+func (b *backing) setSize(size int64) error {
+	h, err := b.acquire(false)
+	if err != nil || h == nil {
+		return err
+	}
+	defer b.release(h)
+	if err := unix.Ftruncate(h.fd, size); err != nil {
+		return fmt.Errorf("truncate backing file: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,248 @@
+package workcopy
+
+import (
+	"context"
+	"fmt"
+
+	"dm/internal/errs"
+	"dm/object"
+)
+
+// fill brings the bytes [off, end) of a partial file from the store into its backing file: whole chunks, except for what
+// has been written or filled before.
+func (c *Copy) fill(ctx context.Context, id NodeID, off, end uint64) error {
+	off &^= BlockSize - 1 // the committed content may end inside of the block, before off
+	for {
+		c.mu.RLock()
+		n, err := c.get(id)
+		if err != nil {
+			c.mu.RUnlock()
+			return err
+		}
+		f := n.file
+		end := min(end, f.limit)
+		if off >= end {
+			c.mu.RUnlock()
+			return nil
+		}
+		block, missing := f.firstAbsent(blockOf(off), blockOf(end-1))
+		committed := f.committed
+		c.mu.RUnlock()
+		if !missing {
+			return nil
+		}
+		from := block * BlockSize
+		piece, err := readPiece(ctx, c.cfg.Source, committed, from, min(max(end, from+1), from+maxPiece))
+		if err != nil {
+			return fmt.Errorf("read inode %d: %w", n.ino, err)
+		}
+		if err := c.place(n, piece); err != nil {
+			return err
+		}
+	}
+}
+
+// maxPiece bounds what one fill asks for at a time, in bytes; the chunks at its ends come on top.
+const maxPiece = 1 << 20
+
+// piece is a stretch of committed content.
+type piece struct {
+	off   uint64
+	size  uint64
+	parts []part
+}
+
+type part struct {
+	off  uint64
+	size uint64
+	data []byte // nil: a hole
+}
+
+// readPiece reads the chunks that hold [from, to), whole blocks at the least: a chunk may end inside of a block.
+func readPiece(ctx context.Context, src object.Source, content object.Content, from, to uint64) (piece, error) {
+	to = min((to+BlockSize-1)&^(BlockSize-1), content.Size)
+	p := piece{off: from}
+	err := object.WalkSpans(ctx, src, content, from, func(off uint64, s object.Span) error {
+		if off >= to {
+			return errFound
+		}
+		q := part{off: off, size: s.Size}
+		if s.ID.IsZero() {
+			q.off = max(off, from) // of a hole, only what is asked for
+			q.size = min(off+s.Size, to) - q.off
+		} else {
+			data, err := src.Get(ctx, object.KindChunk, s.ID)
+			if err != nil {
+				return err
+			}
+			if uint64(len(data)) != s.Size {
+				return errs.New(errs.Damaged, "chunk %s has %d bytes where %d are expected", s.ID.Short(), len(data), s.Size)
+			}
+			q.data = data
+		}
+		if len(p.parts) == 0 {
+			p.off = q.off
+		}
+		p.parts = append(p.parts, q)
+		p.size = q.off + q.size - p.off
+		return nil
+	})
+	if err == errFound {
+		err = nil
+	}
+	return p, err
+}
+
+// place writes those blocks of a piece that are still absent. It keeps writers of the file out while it does.
+func (c *Copy) place(n *node, p piece) error {
+	f := n.file
+	f.io.Lock()
+	defer f.io.Unlock()
+
+	c.mu.RLock()
+	limit := f.limit
+	first, end := blocksUpTo(p.off), blockOf(p.off+p.size)
+	if p.off+p.size >= limit {
+		end = blocksUpTo(limit)
+	}
+	var blocks []uint64
+	for b := first; b < end; b++ {
+		if f.absent(b) {
+			blocks = append(blocks, b)
+		}
+	}
+	gone := c.readonlyData()
+	c.mu.RUnlock()
+	if gone {
+		return errs.New(errs.Internal, "working copy is closed")
+	}
+	for i := 0; i < len(blocks); {
+		j := i + 1
+		for j < len(blocks) && blocks[j] == blocks[j-1]+1 {
+			j++
+		}
+		if err := f.writePiece(p, blocks[i]*BlockSize, min((blocks[j-1]+1)*BlockSize, limit)); err != nil {
+			return err
+		}
+		i = j
+	}
+	return c.filled(n, blocks)
+}
+
+func (c *Copy) readonlyData() bool { return c.closed }
+
+// writePiece writes the bytes [from, to) of a piece; holes stay holes.
+func (f *content) writePiece(p piece, from, to uint64) error {
+	for _, q := range p.parts {
+		a, b := max(from, q.off), min(to, q.off+q.size)
+		if a >= b || q.data == nil {
+			continue
+		}
+		if err := f.writeAt([][]byte{q.data[a-q.off : b-q.off]}, int64(a)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// filled marks blocks as local after their bytes are in the backing file.
+func (c *Copy) filled(n *node, blocks []uint64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || len(blocks) == 0 {
+		return nil
+	}
+	if err := c.journal.reserve(false); err != nil {
+		return err
+	}
+	c.journal.begin()
+	c.logNode(n)
+	for i := 0; i < len(blocks); {
+		j := i + 1
+		for j < len(blocks) && blocks[j] == blocks[j-1]+1 {
+			j++
+		}
+		first, count := blocks[i], uint64(j-i)
+		addRange(&n.file.local, first, first+count)
+		c.journal.blocks(n, blocksLocal|blocksPartial, first, count)
+		i = j
+	}
+	if _, err := c.journal.commit(); err != nil {
+		return err
+	}
+	if n.file.complete() {
+		c.promotions[n] = struct{}{}
+	}
+	return nil
+}
+
+// complete says whether a partial file has no absent block left. The caller holds Copy.mu.
+func (f *content) complete() bool {
+	need := blocksUpTo(f.limit)
+	if need == 0 {
+		return true
+	}
+	return f.local != nil && f.local.GetCardinality() >= need && f.local.Rank(uint32(need-1)) == need
+}
+
+// promote makes complete files of those partial ones that have everything by now: bytes synced, then the final name, then
+// the journal.
+func (c *Copy) promote() error {
+	c.mu.Lock()
+	var list []*node
+	for n := range c.promotions {
+		if n.nlink > 0 {
+			list = append(list, n)
+		}
+	}
+	clear(c.promotions)
+	c.mu.Unlock()
+	if len(list) == 0 {
+		return nil
+	}
+	if err := c.syncAll(list); err != nil {
+		return err
+	}
+	for _, n := range list {
+		if err := c.promoteOne(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// syncAll syncs the backing files of many nodes: one by one if they are few, the whole filesystem at once otherwise.
+func (c *Copy) syncAll(list []*node) error {
+	if len(list) > 16 {
+		return c.syncFS()
+	}
+	for _, n := range list {
+		if err := n.file.sync(true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Copy) promoteOne(n *node) error {
+	f := n.file
+	f.io.Lock()
+	defer f.io.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || !f.partial || !f.complete() || n.nlink == 0 || c.nodes[n.id] != n {
+		return nil
+	}
+	if err := c.journal.reserve(false); err != nil {
+		return err
+	}
+	if err := f.backing.promote(); err != nil {
+		return err
+	}
+	c.journal.begin()
+	f.partial, f.local, f.limit = false, nil, 0
+	c.journal.complete(n)
+	_, err := c.journal.commit()
+	c.unref(n)
+	return err
+}

@@ -1,0 +1,272 @@
+package workcopy
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"dm/internal/durable"
+	"dm/internal/errs"
+)
+
+// The journal of a working copy: a file of frames, each holding the records of one operation, so that an operation is
+// replayed wholly or not at all. docs/format/workcopy.md has the bytes.
+//
+// A frame is written with one write(2) before the operation is answered: what the kernel has survives the server. The
+// file is synced when fsync asks for it, and every few seconds.
+const (
+	journalMagic   = "dmjrnl\x00\x01" // the last byte is the version
+	frameHeader    = 8                // length, CRC-32C
+	maxFrame       = 64 << 20
+	recordInode    = 1
+	recordBase     = 2
+	recordBind     = 3
+	recordName     = 4
+	recordBlocks   = 5
+	recordGone     = 6
+	recordCut      = 7
+	recordAbort    = 8
+	recordPrepare  = 9
+	recordNextIno  = 10
+	recordComplete = 11
+	recordReset    = 12
+	recordDone     = 13
+	recordTotals   = 14
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// journal appends frames. Append is called under Copy.mu; sync by anyone.
+type journal struct {
+	dir  string
+	seq  uint64 // number of the file
+	f    *os.File
+	end  int64 // of the file, in bytes
+	from int64 // lsn of the file's first byte: lsns grow over all files of this run
+
+	buf []byte // the frame being made; cap is kept
+
+	failed error // after a failed write nothing more is accepted: what is on disk is a prefix of what was done
+
+	reserved int64 // bytes of the file that the filesystem has set aside
+
+	syncMu sync.Mutex
+	old    *os.File     // the file before f while f does not stand alone yet; guarded by syncMu
+	synced atomic.Int64 // lsn
+}
+
+func journalPath(dir string, seq uint64) string {
+	return filepath.Join(dir, "journal", strconv.FormatUint(seq, 10))
+}
+
+func createJournal(dir string, seq uint64, lsn int64) (*journal, error) {
+	f, err := os.OpenFile(journalPath(dir, seq), os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.WriteString(journalMagic); err != nil {
+		f.Close()
+		return nil, err
+	}
+	j := &journal{dir: dir, seq: seq, f: f, end: int64(len(journalMagic)), from: lsn}
+	j.synced.Store(lsn)
+	return j, nil
+}
+
+// Room that is set aside for the journal before an operation is done in memory, so that it can be written afterwards.
+// What gives room back may dip into the rest.
+const (
+	reserveStep = 1 << 20
+	reserveMin  = 512 << 10
+	reserveLast = 192 << 10
+)
+
+// reserve makes sure that a frame can be written even if the disk is full.
+func (j *journal) reserve(frees bool) error {
+	if j.f == nil { // replaying
+		return nil
+	}
+	if j.failed != nil {
+		return j.failed
+	}
+	if j.reserved-j.end >= reserveMin {
+		return nil
+	}
+	err := unix.Fallocate(int(j.f.Fd()), unix.FALLOC_FL_KEEP_SIZE, j.end, reserveStep)
+	switch {
+	case err == nil, errors.Is(err, unix.EOPNOTSUPP):
+		j.reserved = j.end + reserveStep
+		return nil
+	case frees && j.reserved-j.end >= reserveLast:
+		return nil
+	}
+	return err
+}
+
+// begin starts the frame of one operation.
+func (j *journal) begin() { j.buf = append(j.buf[:0], make([]byte, frameHeader)...) }
+
+// empty says whether the frame has no record.
+func (j *journal) empty() bool { return len(j.buf) <= frameHeader }
+
+// commit writes the frame and returns the lsn behind it. A frame that cannot be written is cut off again.
+func (j *journal) commit() (int64, error) {
+	if j.failed != nil {
+		return 0, j.failed
+	}
+	if j.empty() || j.f == nil {
+		return j.lsn(), nil
+	}
+	body := j.buf[frameHeader:]
+	binary.LittleEndian.PutUint32(j.buf, uint32(len(body)))
+	binary.LittleEndian.PutUint32(j.buf[4:], crc32.Checksum(body, castagnoli))
+	if _, err := j.f.WriteAt(j.buf, j.end); err != nil {
+		if terr := j.f.Truncate(j.end); terr != nil {
+			j.failed = fmt.Errorf("write journal: %w", err)
+		}
+		return 0, err
+	}
+	j.end += int64(len(j.buf))
+	if cap(j.buf) > 1<<20 {
+		j.buf = nil
+	}
+	return j.lsn(), nil
+}
+
+func (j *journal) lsn() int64 { return j.from + j.end }
+
+// sync makes everything up to lsn durable; end is the lsn behind what has been written, read before. Callers that come
+// while a sync is running share the next one.
+func (j *journal) sync(lsn, end int64) error {
+	if j.synced.Load() >= lsn {
+		return nil
+	}
+	j.syncMu.Lock()
+	defer j.syncMu.Unlock()
+	if j.synced.Load() >= lsn {
+		return nil
+	}
+	if j.old != nil {
+		if err := unix.Fdatasync(int(j.old.Fd())); err != nil {
+			return fmt.Errorf("sync journal: %w", err)
+		}
+	}
+	if err := unix.Fdatasync(int(j.f.Fd())); err != nil {
+		return fmt.Errorf("sync journal: %w", err)
+	}
+	if end > j.synced.Load() {
+		j.synced.Store(end)
+	}
+	return nil
+}
+
+// next goes on in a new file, which begins to count together with the one before it.
+func (j *journal) next() error {
+	n, err := createJournal(j.dir, j.seq+1, 0)
+	if err != nil {
+		return err
+	}
+	if err := n.reserve(false); err != nil {
+		n.f.Close()
+		return errors.Join(err, os.Remove(journalPath(j.dir, n.seq)))
+	}
+	j.syncMu.Lock()
+	defer j.syncMu.Unlock()
+	j.old, j.f = j.f, n.f
+	j.from += j.end - n.end
+	j.seq, j.end, j.reserved = n.seq, n.end, n.reserved
+	return nil
+}
+
+// alone says that the file holds everything and the one before it is not needed any more.
+func (j *journal) alone() {
+	j.syncMu.Lock()
+	defer j.syncMu.Unlock()
+	if j.old != nil {
+		j.old.Close()
+		j.old = nil
+	}
+}
+
+// readJournal calls fn with the body of each whole frame of a journal file and returns the offset behind the last. What
+// follows a torn frame was never answered, or never synced, and does not count.
+func readJournal(path string, fn func(body []byte) error) (int64, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	n := len(journalMagic)
+	if len(data) < n || string(data[:n-1]) != journalMagic[:n-1] {
+		if len(data) < n {
+			return 0, io.ErrUnexpectedEOF
+		}
+		return 0, errs.New(errs.Damaged, "%s is not a journal", path)
+	}
+	if data[n-1] > journalMagic[n-1] {
+		return 0, errs.WithHint(errs.New(errs.Damaged, "%s has journal version %d, newer than this dm", path, data[n-1]),
+			"install a newer dm")
+	}
+	off := n
+	for len(data)-off >= frameHeader {
+		size := int(binary.LittleEndian.Uint32(data[off:]))
+		sum := binary.LittleEndian.Uint32(data[off+4:])
+		if size == 0 || size > maxFrame || size > len(data)-off-frameHeader {
+			break
+		}
+		body := data[off+frameHeader : off+frameHeader+size]
+		if crc32.Checksum(body, castagnoli) != sum {
+			break
+		}
+		if err := fn(body); err != nil {
+			return int64(off), err
+		}
+		off += frameHeader + size
+	}
+	return int64(off), nil
+}
+
+// head is the small file that says which journal and which generation count.
+type head struct {
+	Version    int    `json:"version"`
+	Base       string `json:"base"` // commit id, "" for none
+	Generation uint32 `json:"generation"`
+	Journal    uint64 `json:"journal"` // the first file to replay; later ones follow
+	Clean      bool   `json:"clean"`   // closed in order: everything is synced
+	Boot       string `json:"boot"`    // the kernel's boot id when it was last opened
+	NextIno    uint64 `json:"next_ino"`
+}
+
+const headVersion = 1
+
+func (c *Copy) writeHead(h head) error {
+	data, err := json.MarshalIndent(h, "", "\t")
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(c.path, "head"), data, 0o600)
+}
+
+// removeJournals removes journal files before seq: head no longer names them.
+func removeJournals(dir string, seq uint64) error {
+	names, err := os.ReadDir(filepath.Join(dir, "journal"))
+	if err != nil {
+		return err
+	}
+	var all error
+	for _, n := range names {
+		if v, err := strconv.ParseUint(n.Name(), 10, 64); err == nil && v < seq {
+			all = errors.Join(all, os.Remove(filepath.Join(dir, "journal", n.Name())))
+		}
+	}
+	return all
+}

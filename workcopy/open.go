@@ -1,0 +1,467 @@
+package workcopy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dm/internal/durable"
+	"dm/internal/errs"
+	"dm/object"
+)
+
+// Create makes a working copy in dir, which must not exist or be empty, that shows commit; a nil commit, with a zero id,
+// makes an empty one. Nothing of the commit is read.
+func Create(ctx context.Context, dir string, cfg Config, id object.ID, commit *object.Commit) (*Copy, error) {
+	for _, d := range []string{"", "journal", "data"} {
+		if err := durable.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "head")); err == nil {
+		return nil, errs.New(errs.Conflict, "%s holds a working copy already", dir)
+	}
+	c := newCopy(dir, cfg)
+	c.nextIno = uint64(RootID) + 1
+	c.setBase(id, commit)
+	if err := c.start(1, true); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func newCopy(dir string, cfg Config) *Copy {
+	c := &Copy{
+		path: dir, cfg: cfg, log: cfg.Log, readonly: cfg.ReadOnly, epoch: 1, flight: &sync.WaitGroup{},
+		nodes: map[NodeID]*node{}, inodes: map[uint64]*node{}, dirty: map[*node]struct{}{}, promotions: map[*node]struct{}{},
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// setBase puts the root of a commit, or an empty one, in place.
+func (c *Copy) setBase(id object.ID, commit *object.Commit) {
+	c.id, c.commit = id, commit
+	if commit != nil {
+		root := commit.Root
+		c.root = c.fromEntry(&root)
+		c.nextIno = max(c.nextIno, commit.NextIno)
+	} else {
+		now := c.now()
+		c.root = &node{id: RootID, ino: uint64(RootID), dir: &directory{}}
+		c.root.inode = inode{mode: object.ModeDir | 0o755, nlink: 2, atime: now, mtime: now, ctime: now}
+	}
+	c.add(c.root)
+}
+
+// start begins to journal in a new file, notes it in head, and runs the background work.
+func (c *Copy) start(seq uint64, fresh bool) error {
+	j, err := createJournal(c.path, seq, 0)
+	if err != nil {
+		return err
+	}
+	if err := j.reserve(false); err != nil {
+		j.f.Close()
+		return errors.Join(err, os.Remove(journalPath(c.path, seq)))
+	}
+	c.journal = j
+	c.mu.Lock()
+	for _, n := range c.nodes {
+		n.logged = false
+	}
+	j.begin()
+	j.nextIno(c.nextIno)
+	if fresh && c.commit == nil {
+		c.root.logged = true
+		c.mark(c.root)
+		j.inode(c.root)
+	}
+	_, err = j.commit()
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := c.dump(); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	c.tasks.Add(1)
+	go c.background(ctx)
+	return nil
+}
+
+// bootID tells one start of the kernel from another.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func (c *Copy) head(clean bool) head {
+	h := head{
+		Version: headVersion, Generation: c.gen, Journal: c.journal.seq, Clean: clean, Boot: bootID(), NextIno: c.nextIno,
+	}
+	if !c.id.IsZero() {
+		h.Base = c.id.String()
+	}
+	return h
+}
+
+// compact writes the overlay to a new journal file and lets go of the old ones. Operations go on meanwhile: the dump
+// stands between their records, each node as it is at that moment.
+func (c *Copy) compact() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	err := c.journal.next()
+	if err == nil {
+		for _, n := range c.nodes {
+			n.logged = false
+		}
+		c.journal.begin()
+		c.journal.nextIno(c.nextIno)
+		_, err = c.journal.commit()
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return c.dump()
+}
+
+// dump writes all nodes that are not as committed and makes the present journal file the only one that counts.
+func (c *Copy) dump() error {
+	c.mu.Lock()
+	list := make([]*node, 0, len(c.dirty))
+	for n := range c.dirty {
+		list = append(list, n)
+	}
+	for _, n := range c.nodes {
+		if n.epoch != c.epoch && n.file != nil && n.file.pinned() {
+			list = append(list, n)
+		}
+	}
+	c.mu.Unlock()
+	for i := 0; i < len(list); i += slice {
+		if err := c.dumpSlice(list[i:min(i+slice, len(list))]); err != nil {
+			return err
+		}
+	}
+	if err := c.dumpRest(list); err != nil {
+		return err
+	}
+	c.mu.RLock()
+	h, lsn := c.head(false), c.journal.lsn()
+	c.mu.RUnlock()
+	if err := c.journal.sync(lsn, lsn); err != nil {
+		return err
+	}
+	if err := c.writeHead(h); err != nil {
+		return err
+	}
+	c.journal.alone()
+	return removeJournals(c.path, h.Journal)
+}
+
+func (c *Copy) dumpSlice(list []*node) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range list {
+		if c.closed {
+			return nil
+		}
+		if n.nlink == 0 {
+			continue
+		}
+		if err := c.journal.reserve(false); err != nil {
+			return err
+		}
+		c.journal.begin()
+		c.dumpNode(n)
+		if _, err := c.journal.commit(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dumpRest writes what needs all nodes to be there: the sums of directories and the backing files that are to go.
+func (c *Copy) dumpRest(list []*node) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.journal.reserve(false); err != nil {
+		return err
+	}
+	c.journal.begin()
+	for _, n := range list {
+		if n.dir != nil && n.nlink > 0 && n.epoch == c.epoch {
+			c.journal.totals(n)
+		}
+	}
+	for _, d := range c.dead {
+		c.journal.gone(d.ino)
+	}
+	_, err := c.journal.commit()
+	return err
+}
+
+// dumpNode writes all there is to know about a node and its names.
+func (c *Copy) dumpNode(n *node) {
+	j := c.journal
+	for _, p := range n.places {
+		c.dumpPath(p.dir)
+	}
+	if n.base != nil && n != c.root {
+		j.base(n.base)
+	}
+	if n.epoch == c.epoch {
+		j.inode(n)
+	}
+	n.logged = true
+	for _, p := range n.places {
+		_, touched := p.dir.dir.touched[p.name]
+		j.bind(p.dir, p.name, n, touched)
+	}
+	if n.dir != nil {
+		for name, child := range n.dir.touched {
+			if child == nil {
+				j.bind(n, name, nil, true)
+			}
+		}
+	}
+	if f := n.file; f != nil {
+		if f.partial {
+			j.blocks(n, blocksPartial, 0, 0)
+		}
+		ranges(f.local, func(first, count uint64) { j.blocks(n, blocksLocal|blocksPartial, first, count) })
+		ranges(f.zeroed, func(first, count uint64) { j.blocks(n, f.flags(blocksZero), first, count) })
+		ranges(f.dirty, func(first, count uint64) { j.blocks(n, f.flags(blocksDirty), first, count) })
+	}
+}
+
+// dumpPath makes the directories above a node known, each in the place it has now.
+func (c *Copy) dumpPath(n *node) {
+	if n.logged || n == c.root {
+		return
+	}
+	for _, p := range n.places {
+		c.dumpPath(p.dir)
+	}
+	if n.base != nil {
+		c.journal.base(n.base)
+	} else {
+		c.journal.inode(n)
+	}
+	n.logged = true
+	for _, p := range n.places {
+		_, touched := p.dir.dir.touched[p.name]
+		c.journal.bind(p.dir, p.name, n, touched)
+	}
+}
+
+// How often the background work runs. syncEvery is what a crash of the machine may cost of what nobody synced, as with
+// the commit interval of ext4.
+const (
+	syncEvery    = 5 * time.Second
+	compactAbove = 64 << 20
+)
+
+// background syncs the journal, removes what died, and finishes partial files, until it is stopped.
+func (c *Copy) background(ctx context.Context) {
+	defer c.tasks.Done()
+	tick := time.NewTicker(syncEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := c.settleDown(); err != nil {
+			c.log.Error("background work on a working copy", "copy", c.path, "err", err)
+		}
+		c.mu.RLock()
+		large := c.journal.end > compactAbove
+		c.mu.RUnlock()
+		if large && c.commits.TryLock() {
+			if err := c.compact(); err != nil {
+				c.log.Error("compact journal", "copy", c.path, "err", err)
+			}
+			c.commits.Unlock()
+		}
+	}
+}
+
+func (c *Copy) settleDown() error {
+	c.mu.RLock()
+	lsn := c.journal.lsn()
+	c.mu.RUnlock()
+	return errors.Join(c.journal.sync(lsn, lsn), c.reap(), c.promote(), c.dropGenerations())
+}
+
+// reap removes backing files of nodes whose removal is durable: before that, a power cut would bring the name back
+// without the bytes.
+func (c *Copy) reap() error {
+	c.mu.Lock()
+	synced := c.journal.synced.Load()
+	var now []corpse
+	kept := c.dead[:0]
+	for _, d := range c.dead {
+		if d.lsn <= synced {
+			now = append(now, d)
+		} else {
+			kept = append(kept, d)
+		}
+	}
+	c.dead = kept
+	c.mu.Unlock()
+	var err error
+	for _, d := range now {
+		err = errors.Join(err, d.file.remove())
+	}
+	return err
+}
+
+// syncFS makes everything on the filesystem of the backing files durable.
+func (c *Copy) syncFS() error {
+	d, err := os.Open(c.path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("sync filesystem: %w", err)
+	}
+	return nil
+}
+
+// Close ends the work on a working copy: everything becomes durable, and the next Open needs no recovery. The mount must
+// be gone.
+func (c *Copy) Close(context.Context) error {
+	c.commits.Lock()
+	defer c.commits.Unlock()
+	c.stop()
+	c.tasks.Wait()
+	err := c.settleDown()
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	if err == nil {
+		err = c.syncFS()
+	}
+	if err == nil {
+		h := c.head(true)
+		if old, e := readHead(c.path); e == nil {
+			h.Journal = old.Journal
+		}
+		err = c.writeHead(h)
+	}
+	c.files.closeAll()
+	return errors.Join(err, c.journal.f.Close())
+}
+
+func readHead(dir string) (h head, err error) {
+	data, err := os.ReadFile(filepath.Join(dir, "head"))
+	if err != nil {
+		return h, err
+	}
+	if err := json.Unmarshal(data, &h); err != nil {
+		return h, errs.New(errs.Damaged, "read %s: %w", filepath.Join(dir, "head"), err)
+	}
+	if h.Version > headVersion {
+		return h, errs.WithHint(errs.New(errs.Damaged, "%s has version %d, newer than this dm", filepath.Join(dir, "head"),
+			h.Version), "install a newer dm")
+	}
+	return h, nil
+}
+
+// Open opens the working copy in dir. branch is the commit its branch is at: it decides whether a commit or reset that a
+// crash cut short took place.
+func Open(ctx context.Context, dir string, cfg Config, branch object.ID) (*Copy, error) {
+	h, err := readHead(dir)
+	if err != nil {
+		return nil, err
+	}
+	c := newCopy(dir, cfg)
+	c.gen, c.nextIno = h.Generation, max(h.NextIno, uint64(RootID)+1)
+	var id object.ID
+	var commit *object.Commit
+	if h.Base != "" {
+		if id, err = object.ParseID(h.Base); err != nil {
+			return nil, errs.New(errs.Damaged, "read %s: %w", filepath.Join(dir, "head"), err)
+		}
+		if commit, err = readCommit(ctx, cfg.Source, id); err != nil {
+			return nil, err
+		}
+	}
+	c.setBase(id, commit)
+	last, err := c.replay(ctx, h, branch)
+	if err != nil {
+		return nil, fmt.Errorf("replay journal of %s: %w", dir, err)
+	}
+	if err := c.recover(ctx, h); err != nil {
+		return nil, fmt.Errorf("recover %s: %w", dir, err)
+	}
+	if err := c.start(last+1, false); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// journals lists the journal files from first on.
+func journals(dir string, first uint64) ([]uint64, error) {
+	names, err := os.ReadDir(filepath.Join(dir, "journal"))
+	if err != nil {
+		return nil, err
+	}
+	found := map[uint64]bool{}
+	for _, n := range names {
+		if v, err := strconv.ParseUint(n.Name(), 10, 64); err == nil {
+			found[v] = true
+		}
+	}
+	var list []uint64
+	for seq := first; found[seq]; seq++ {
+		list = append(list, seq)
+	}
+	if len(list) == 0 {
+		return nil, errs.New(errs.Damaged, "journal %d is missing", first)
+	}
+	return list, nil
+}
+
+// replay applies the journal and returns the number of the last file.
+func (c *Copy) replay(ctx context.Context, h head, branch object.ID) (last uint64, err error) {
+	list, err := journals(c.path, h.Journal)
+	if err != nil {
+		return 0, err
+	}
+	// Replaying goes through the same steps as the operations did; a journal that writes to nowhere takes their records.
+	c.journal = &journal{}
+	r := &replayer{c: c, ctx: ctx}
+	for _, seq := range list {
+		_, err := readJournal(journalPath(c.path, seq), r.frame)
+		if err != nil && !(errors.Is(err, io.ErrUnexpectedEOF) && seq == list[len(list)-1]) {
+			return 0, err
+		}
+	}
+	return list[len(list)-1], r.end(branch)
+}

@@ -1,0 +1,578 @@
+package workcopy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/RoaringBitmap/roaring/v2"
+	"golang.org/x/sys/unix"
+
+	"dm/internal/errs"
+	"dm/object"
+)
+
+// replayer applies journal frames to a working copy that is being opened.
+type replayer struct {
+	c        *Copy
+	ctx      context.Context
+	snap     *Snapshot
+	prepared object.ID
+	reset    object.ID
+	gone     []uint64
+}
+
+func (r *replayer) node(ino uint64) *node { return r.c.inodes[ino] }
+
+func (r *replayer) dir(ino uint64) (*node, error) {
+	n := r.node(ino)
+	if n == nil || n.dir == nil {
+		return nil, fmt.Errorf("%w: inode %d is no directory", errRecord, ino)
+	}
+	return n, nil
+}
+
+// frame applies the records of one operation.
+func (r *replayer) frame(body []byte) error {
+	f := &fields{b: body}
+	for len(f.b) > 0 && f.err == nil {
+		kind := f.byte()
+		if err := r.record(kind, f); err != nil {
+			return err
+		}
+	}
+	return f.err
+}
+
+func (r *replayer) record(kind byte, f *fields) error {
+	switch kind {
+	case recordInode:
+		return r.inode(f)
+	case recordBase:
+		return r.base(f)
+	case recordBind, recordName:
+		return r.bind(f, kind == recordName)
+	case recordBlocks:
+		return r.blocks(f)
+	case recordTotals:
+		return r.totals(f)
+	case recordGone:
+		r.gone = append(r.gone, f.uint())
+	case recordComplete:
+		if n := r.node(f.uint()); n != nil && n.file != nil {
+			n.file.partial, n.file.local, n.file.limit, n.file.part = false, nil, 0, false
+			n.file.unknown = false
+			n.file.look()
+		}
+	case recordCut:
+		return r.cut()
+	case recordAbort:
+		if r.snap != nil {
+			r.abort()
+		}
+	case recordPrepare:
+		r.prepared = f.id()
+	case recordDone:
+		r.prepared = f.id()
+		if r.snap != nil {
+			return r.done()
+		}
+	case recordReset:
+		r.reset = f.id()
+	case recordNextIno:
+		r.c.nextIno = max(r.c.nextIno, f.uint())
+	default:
+		return fmt.Errorf("%w: kind %d", errRecord, kind)
+	}
+	return nil
+}
+
+func (r *replayer) inode(f *fields) error {
+	c := r.c
+	ino, in := f.inode()
+	if f.err != nil {
+		return f.err
+	}
+	n := r.node(ino)
+	if n == nil {
+		n = &node{id: c.nodeID(ino), ino: ino, logged: true, inode: in}
+		switch {
+		case n.isDir():
+			n.dir = &directory{}
+		case n.isRegular():
+			n.file = &content{}
+			n.file.init(c, n.id)
+			n.file.look()
+		}
+		c.add(n)
+		c.nextIno = max(c.nextIno, ino+1)
+	}
+	c.mark(n)
+	if in.linked && !n.linked {
+		c.setLinked(n)
+	}
+	if n.isRegular() && in.size != n.size {
+		r.resize(n, in.size)
+	}
+	n.inode = in
+	return nil
+}
+
+// resize follows a size and forgets the blocks behind it.
+func (r *replayer) resize(n *node, size uint64) {
+	if size < n.size {
+		n.file.dropBlocks(blocksUpTo(size))
+	}
+	r.c.resize(n, size)
+}
+
+func (r *replayer) base(f *fields) error {
+	e, _, err := object.DecodeEntry([]byte(f.str()))
+	if err != nil {
+		return err
+	}
+	n := r.node(e.Ino)
+	if n == nil {
+		n = r.c.fromEntry(&e)
+		r.c.add(n)
+	}
+	n.base, n.logged = &e, true
+	return nil
+}
+
+func (r *replayer) bind(f *fields, changed bool) error {
+	c := r.c
+	dirIno, name, ino := f.uint(), f.str(), f.uint()
+	if f.err != nil {
+		return f.err
+	}
+	dir, err := r.dir(dirIno)
+	if err != nil {
+		return err
+	}
+	var child *node
+	if ino != 0 {
+		if child = r.node(ino); child == nil {
+			return fmt.Errorf("%w: name of unknown inode %d", errRecord, ino)
+		}
+	}
+	old, known := dir.find(name)
+	if known && old == child {
+		if changed {
+			c.mark(dir)
+			dir.dir.touch(name, child)
+		}
+		return nil
+	}
+	if !changed {
+		if child != nil && !(known && old != nil) {
+			child.addPlace(dir, name)
+			dir.dir.load(name, child)
+		}
+		return nil
+	}
+	if old != nil {
+		c.unbind(dir, name, old)
+	}
+	c.bind(dir, name, child)
+	return nil
+}
+
+func (r *replayer) blocks(f *fields) error {
+	ino, flags, size, limit, mtime, first, count := f.uint(), f.byte(), f.uint(), f.uint(), f.time(), f.uint(), f.uint()
+	if f.err != nil {
+		return f.err
+	}
+	n := r.node(ino)
+	if n == nil || n.file == nil || first+count > maxSize/BlockSize {
+		return fmt.Errorf("%w: blocks of inode %d", errRecord, ino)
+	}
+	file := n.file
+	if flags&blocksPartial != 0 && (file.unknown || !file.partial) {
+		if !file.look() {
+			file.partial, file.part = true, true
+			_, err := os.Lstat(file.path + partSuffix)
+			file.exists = err == nil
+		}
+	}
+	file.limit = limit
+	if flags&(blocksDirty|blocksZero) != 0 {
+		r.c.mark(n)
+	}
+	if size != n.size {
+		r.resize(n, size)
+	}
+	n.mtime = mtime
+	switch {
+	case count == 0:
+	case flags&blocksDirty != 0:
+		file.markDirty(first, first+count)
+	case flags&blocksZero != 0:
+		file.markZero(first, first+count)
+	case file.partial:
+		addRange(&file.local, first, first+count)
+	}
+	return nil
+}
+
+func (r *replayer) totals(f *fields) error {
+	n, err := r.dir(f.uint())
+	subdirs, files, bytes := f.uint(), f.uint(), f.uint()
+	if err == nil && f.err == nil {
+		n.dir.subdirs, n.dir.files, n.dir.bytes = uint32(subdirs), files, bytes
+	}
+	return err
+}
+
+func (r *replayer) cut() error {
+	c := r.c
+	if r.snap != nil {
+		return fmt.Errorf("%w: a cut within a commit", errRecord)
+	}
+	s := &Snapshot{c: c, epoch: c.epoch, base: c.id, commit: c.commit, nextIno: c.nextIno, flight: c.flight}
+	for n := range c.dirty {
+		s.nodes = append(s.nodes, n)
+	}
+	c.startEpoch(s)
+	r.snap = s
+	return s.collect()
+}
+
+func (r *replayer) abort() {
+	r.snap.each(func(n *node) { r.c.thaw(r.snap, n) })
+	r.c.snap, r.snap = nil, nil
+	r.prepared = object.ID{}
+}
+
+// done applies a commit that took place: its trees say what the frozen nodes are now.
+func (r *replayer) done() error {
+	s := r.snap
+	commit, err := readCommit(r.ctx, r.c.cfg.Source, r.prepared)
+	if err != nil {
+		return err
+	}
+	s.prepared = r.prepared
+	s.entries = map[*node]*object.Entry{}
+	for _, n := range s.nodes {
+		if n.frozen == nil || n.frozen.nlink == 0 {
+			continue
+		}
+		e, err := s.committed(r.ctx, commit, n)
+		if err != nil {
+			return err
+		}
+		s.entries[n] = e
+	}
+	err = s.finish(commit)
+	r.snap, r.prepared = nil, object.ID{}
+	return err
+}
+
+// committed finds the entry of a frozen node in a commit.
+func (s *Snapshot) committed(ctx context.Context, commit *object.Commit, n *node) (*object.Entry, error) {
+	e, tree := commit.Root, commit.Root.Tree
+	path := strings.Split(s.path(n.frozen), "/")
+	if n == s.c.root {
+		return &e, nil
+	}
+	if n.frozen.linked {
+		tree, path = commit.Links, []string{object.LinkName(n.ino)}
+	}
+	for _, name := range path {
+		next, ok, err := object.LookupTree(ctx, s.c.cfg.Source, tree, name)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, errs.New(errs.Damaged, "commit has no %q", strings.Join(path, "/"))
+		}
+		e, tree = next, next.Tree
+	}
+	return &e, nil
+}
+
+// end decides what the journal left open.
+func (r *replayer) end(branch object.ID) error {
+	c := r.c
+	if r.snap != nil {
+		if !r.prepared.IsZero() && r.prepared == branch {
+			if err := r.done(); err != nil {
+				return err
+			}
+		} else {
+			r.abort()
+		}
+	}
+	for _, ino := range r.gone {
+		n := r.node(ino)
+		if n != nil && n.nlink > 0 {
+			continue
+		}
+		if n != nil {
+			c.drop(n)
+			delete(c.dirty, n)
+		}
+		b := &backing{}
+		b.init(c, c.nodeID(ino))
+		if b.look() {
+			c.dead = append(c.dead, corpse{ino: ino, file: b})
+		}
+	}
+	for _, n := range c.nodes { // files without a name, open when the server ended
+		if n.nlink == 0 || len(n.places) == 0 && n != c.root {
+			c.drop(n)
+			delete(c.dirty, n)
+			if n.file != nil {
+				c.dead = append(c.dead, corpse{ino: n.ino, file: &n.file.backing})
+			}
+		}
+	}
+	if !r.reset.IsZero() && r.reset == branch && c.id != branch {
+		return c.replayReset(r.ctx, branch)
+	}
+	return nil
+}
+
+// recover brings backing files in line with the journal after the server or the machine was stopped without warning.
+func (c *Copy) recover(ctx context.Context, h head) error {
+	if h.Clean {
+		return nil
+	}
+	if err := c.dropParts(); err != nil {
+		return err
+	}
+	if h.Boot != bootID() || h.Boot == "" {
+		return c.recoverPowerLoss(ctx)
+	}
+	for _, n := range c.nodes {
+		if n.file == nil || n.file.unknown {
+			continue
+		}
+		// A truncation that was noted and not carried out.
+		if size, ok := n.file.fileSize(); ok && size > n.size {
+			if err := n.file.setSize(int64(n.size)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (b *backing) fileSize() (uint64, bool) {
+	info, err := os.Lstat(b.name())
+	if err != nil {
+		return 0, false
+	}
+	return uint64(info.Size()), true
+}
+
+// eachBacking visits the backing files of the present generation.
+func (c *Copy) eachBacking(fn func(ino uint64, part bool, path string) error) error {
+	root := filepath.Join(c.path, "data", fmt.Sprint(c.gen))
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, part := strings.CutSuffix(d.Name(), partSuffix)
+		ino, perr := strconv.ParseUint(name, 10, 64)
+		if perr != nil {
+			return nil
+		}
+		return fn(ino, part, path)
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// dropParts removes partial files of which the journal knows nothing.
+func (c *Copy) dropParts() error {
+	return c.eachBacking(func(ino uint64, part bool, path string) error {
+		if !part {
+			return nil
+		}
+		if n := c.inodes[ino]; n != nil && n.file != nil && n.file.partial {
+			return nil
+		}
+		return os.Remove(path)
+	})
+}
+
+// recoverPowerLoss finds out what the machine's crash left of files and journal, which were synced independently.
+//
+//   - A partial file's block counts as local only if the host's filesystem has bytes for it.
+//   - A complete file is compared with the commit, chunk by chunk: what differs is dirty.
+func (c *Copy) recoverPowerLoss(ctx context.Context) error {
+	c.log.Warn("the machine stopped without warning: comparing local files with the last commit", "copy", c.path)
+	suspects := map[uint64]bool{}
+	err := c.eachBacking(func(ino uint64, part bool, path string) error {
+		n := c.inodes[ino]
+		if part && n != nil && n.file != nil && n.file.partial {
+			return n.file.trustExtents(path)
+		}
+		if !part {
+			suspects[ino] = true
+		}
+		return nil
+	})
+	if err != nil || len(suspects) == 0 {
+		return err
+	}
+	for ino := range suspects {
+		if n := c.inodes[ino]; n != nil && n.file != nil && (n.epoch == c.epoch || n.base == nil) {
+			delete(suspects, ino)
+			if err := c.compare(ctx, n); err != nil {
+				return err
+			}
+		}
+	}
+	if c.commit == nil {
+		return nil
+	}
+	return c.compareTree(ctx, c.root, suspects)
+}
+
+// trustExtents takes as local only those blocks for which the filesystem has bytes, or which are noted as zero.
+func (f *content) trustExtents(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	have := roaring.New()
+	for off := int64(0); ; {
+		start, err := unix.Seek(int(file.Fd()), off, unix.SEEK_DATA)
+		if errors.Is(err, syscall.ENXIO) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("find the data of %s: %w", path, err)
+		}
+		end, err := unix.Seek(int(file.Fd()), start, unix.SEEK_HOLE)
+		if err != nil {
+			return fmt.Errorf("find the data of %s: %w", path, err)
+		}
+		have.AddRange(blocksUpTo(uint64(start)), blocksUpTo(uint64(end)))
+		off = end
+	}
+	if f.zeroed != nil {
+		have.Or(f.zeroed)
+	}
+	if f.local == nil {
+		f.local = roaring.New()
+	}
+	f.local.And(have)
+	if f.dirty != nil {
+		f.dirty.And(have)
+	}
+	return nil
+}
+
+// compareTree compares the committed files below a directory that have a complete backing file.
+func (c *Copy) compareTree(ctx context.Context, dir *node, suspects map[uint64]bool) error {
+	var found []*object.Entry
+	err := object.WalkTree(ctx, c.cfg.Source, dir.dir.tree, "", func(e *object.Entry) error {
+		if e.IsDir() || suspects[e.Ino] {
+			entry := *e
+			found = append(found, &entry)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range found {
+		child, known := dir.find(e.Name)
+		if known && (child == nil || child.ino != e.Ino) {
+			continue // replaced since
+		}
+		if !known {
+			full, err := c.linkEntry(ctx, *e)
+			if err != nil {
+				return err
+			}
+			child = c.loadEntry(dir, &full)
+		}
+		if child.isDir() {
+			err = c.compareTree(ctx, child, suspects)
+		} else {
+			err = c.compare(ctx, child)
+		}
+		if err != nil {
+			return err
+		}
+		c.unref(child)
+	}
+	return nil
+}
+
+// compare marks as dirty what a complete backing file holds otherwise than the commit. Its size and time are the host's.
+func (c *Copy) compare(ctx context.Context, n *node) error {
+	info, err := os.Lstat(n.file.path)
+	if err != nil {
+		return nil // removed since it was listed, or never written
+	}
+	n.file.look()
+	size := uint64(info.Size())
+	if size != n.size {
+		c.mark(n)
+		if size < n.size {
+			n.file.dropBlocks(blocksUpTo(size))
+		}
+		c.resize(n, size)
+	}
+	if t := info.ModTime(); t.Unix() > n.mtime.Sec && n.epoch == c.epoch {
+		n.mtime = Time{t.Unix(), uint32(t.Nanosecond())}
+	}
+	return object.WalkSpans(ctx, c.cfg.Source, n.file.committed, 0, func(off uint64, s object.Span) error {
+		if off >= size {
+			return nil
+		}
+		same, err := n.file.holds(off, s)
+		if err != nil || same {
+			return err
+		}
+		c.mark(n)
+		n.file.markDirty(blockOf(off), blocksUpTo(min(off+s.Size, size)))
+		return nil
+	})
+}
+
+// holds says whether the backing file has the bytes of a committed span.
+func (b *backing) holds(off uint64, s object.Span) (bool, error) {
+	if s.ID.IsZero() {
+		return b.zero(off, s.Size)
+	}
+	if s.Size > object.MaxSize {
+		return false, errs.New(errs.Damaged, "chunk %s has a size of %d", s.ID.Short(), s.Size)
+	}
+	p := make([]byte, s.Size)
+	if err := b.readAt(p, int64(off)); err != nil {
+		return false, err
+	}
+	return object.Sum(object.KindChunk, p) == s.ID, nil
+}
+
+func (b *backing) zero(off, size uint64) (bool, error) {
+	p := make([]byte, min(size, 1<<20))
+	for size > 0 {
+		q := p[:min(size, uint64(len(p)))]
+		if err := b.readAt(q, int64(off)); err != nil {
+			return false, err
+		}
+		for _, v := range q {
+			if v != 0 {
+				return false, nil
+			}
+		}
+		off, size = off+uint64(len(q)), size-uint64(len(q))
+	}
+	return true, nil
+}

@@ -1,0 +1,189 @@
+package workcopy
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Fallocate is fallocate(2) with the modes 0, KEEP_SIZE, PUNCH_HOLE and ZERO_RANGE.
+func (c *Copy) Fallocate(ctx context.Context, id NodeID, mode uint32, off, length int64) error {
+	c.gate.wait()
+	if off < 0 || length <= 0 {
+		return syscall.EINVAL
+	}
+	start, end := uint64(off), uint64(off)+uint64(length)
+	if end > maxSize {
+		return syscall.EFBIG
+	}
+	keep := mode&unix.FALLOC_FL_KEEP_SIZE != 0
+	switch mode &^ unix.FALLOC_FL_KEEP_SIZE {
+	case 0:
+		return c.preallocate(ctx, id, start, end, keep)
+	case unix.FALLOC_FL_PUNCH_HOLE:
+		if !keep {
+			return syscall.EOPNOTSUPP
+		}
+	case unix.FALLOC_FL_ZERO_RANGE:
+		if !keep {
+			if err := c.grow(ctx, id, end); err != nil {
+				return err
+			}
+		}
+	default:
+		return syscall.EOPNOTSUPP
+	}
+	return c.zero(ctx, id, start, end)
+}
+
+// grow makes a file at least size bytes long.
+func (c *Copy) grow(ctx context.Context, id NodeID, size uint64) error {
+	c.mu.RLock()
+	n, err := c.get(id)
+	longer := err == nil && n.size < size
+	c.mu.RUnlock()
+	if err != nil || !longer {
+		return err
+	}
+	return c.truncate(ctx, id, size)
+}
+
+// preallocate has the host set space aside. On a partial file this is not possible without making absent blocks look
+// present, so it only grows the file there.
+func (c *Copy) preallocate(ctx context.Context, id NodeID, start, end uint64, keep bool) error {
+	if !keep {
+		if err := c.grow(ctx, id, end); err != nil {
+			return err
+		}
+	}
+	f, err := c.fileOf(id)
+	if err != nil {
+		return err
+	}
+	c.mu.RLock()
+	partial := f.partial
+	c.mu.RUnlock()
+	if partial {
+		return nil
+	}
+	f.io.RLock()
+	defer f.io.RUnlock()
+	h, err := f.acquire(true)
+	if err != nil {
+		return err
+	}
+	defer f.release(h)
+	err = unix.Fallocate(h.fd, unix.FALLOC_FL_KEEP_SIZE, int64(start), int64(end-start))
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
+}
+
+// zero makes the bytes [start, end) zero, as far as they are inside of the file, and gives their space back.
+func (c *Copy) zero(ctx context.Context, id NodeID, start, end uint64) error {
+	c.mu.RLock()
+	n, err := c.get(id)
+	if err != nil {
+		c.mu.RUnlock()
+		return err
+	}
+	end = min(end, n.size)
+	c.mu.RUnlock()
+	if start >= end {
+		return nil
+	}
+	w, err := c.beginWrite(ctx, id, start, end, true, true)
+	if err != nil {
+		return err
+	}
+	defer w.done()
+	w.save()
+	h, err := w.n.file.acquire(false)
+	if err != nil || h == nil {
+		return err
+	}
+	defer w.n.file.release(h)
+	err = unix.Fallocate(h.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(start), int64(end-start))
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return w.n.file.writeZeros(start, end)
+	}
+	return err
+}
+
+func (b *backing) writeZeros(start, end uint64) error {
+	p := make([]byte, min(end-start, 1<<20))
+	for off := start; off < end; off += uint64(len(p)) {
+		if err := b.writeAt([][]byte{p[:min(uint64(len(p)), end-off)]}, int64(off)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Seek finds the next data or hole at or after off, as lseek(2) does. Blocks that are not local count as data.
+func (c *Copy) Seek(_ context.Context, id NodeID, off int64, what RangeKind) (int64, error) {
+	f, err := c.fileOf(id)
+	if err != nil {
+		return 0, err
+	}
+	c.mu.RLock()
+	n, err := c.get(id)
+	if err != nil {
+		c.mu.RUnlock()
+		return 0, err
+	}
+	size, partial := int64(n.size), f.partial && !(f.committed.Root.IsZero() && f.dirty == nil)
+	c.mu.RUnlock()
+	switch {
+	case off < 0 || off >= size:
+		return 0, syscall.ENXIO
+	case partial && what == Data:
+		return off, nil
+	case partial:
+		return size, nil
+	}
+	h, err := f.acquire(false)
+	if err != nil {
+		return 0, err
+	}
+	if h == nil { // nothing written: one hole
+		if what == Data {
+			return 0, syscall.ENXIO
+		}
+		return off, nil
+	}
+	defer f.release(h)
+	whence := unix.SEEK_DATA
+	if what == Hole {
+		whence = unix.SEEK_HOLE
+	}
+	at, err := unix.Seek(h.fd, off, whence)
+	if errors.Is(err, unix.ENXIO) && what == Hole {
+		return off, nil // behind the end of the backing file the rest is a hole
+	}
+	if err != nil {
+		return 0, err
+	}
+	return min(at, size), nil
+}
+
+// CopyRange copies bytes from one file to another and returns how many; fewer than n at the end of the source.
+func (c *Copy) CopyRange(ctx context.Context, from NodeID, fromOff int64, to NodeID, toOff, n int64) (int64, error) {
+	buf := make([]byte, min(n, 1<<20))
+	var done int64
+	for done < n {
+		got, err := c.Read(ctx, from, buf[:min(int64(len(buf)), n-done)], fromOff+done)
+		if err != nil || got == 0 {
+			return done, err
+		}
+		put, err := c.Write(ctx, to, [][]byte{buf[:got]}, toOff+done, false, true)
+		done += int64(put)
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}

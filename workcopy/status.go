@@ -1,0 +1,344 @@
+package workcopy
+
+import (
+	"context"
+	"sort"
+
+	"dm/object"
+)
+
+// Figures are sums over a part of a working copy.
+type Figures struct {
+	Size    uint64 // bytes of all regular files
+	Dirty   uint64 // bytes of blocks written since the commit; a changed inode without such blocks counts as one block
+	Changed uint64 // files and other non-directories made, changed or removed since the commit
+	Local   uint64 // bytes that files in memory have in their backing files, of those that are not complete
+	Files   uint64 // everything that is not a directory
+}
+
+func (f *Figures) add(o Figures) {
+	f.Size += o.Size
+	f.Dirty += o.Dirty
+	f.Changed += o.Changed
+	f.Local += o.Local
+	f.Files += o.Files
+}
+
+// Status is what is in a working copy and how much of it changed.
+type Status struct {
+	Figures
+	Subdots map[string]Figures // by name; what lies in the top directory itself is only in the sum
+}
+
+// selfChanged says whether a node itself differs from the commit, not only something below it. The caller holds mu.
+func (n *node) selfChanged() bool {
+	if n.base == nil || !n.asCommitted(n.base) || n.linked && n.base.Nlink != n.nlink {
+		return true
+	}
+	return n.file != nil && (n.size != n.base.Content.Size || n.file.changedBlocks() > 0 ||
+		n.file.zeroed != nil && !n.file.zeroed.IsEmpty())
+}
+
+// changedBlocks counts the blocks written since the commit, those that a running commit is still to take included.
+func (f *content) changedBlocks() uint64 {
+	if f.dirty == nil {
+		return 0
+	}
+	return f.dirty.GetCardinality()
+}
+
+// dirtyBlocks counts the blocks of a node that are not committed yet. While a commit is being made its blocks count.
+func (n *node) dirtyBlocks() uint64 {
+	if n.file == nil {
+		return 0
+	}
+	count := n.file.changedBlocks()
+	if n.frozen != nil && n.frozen.file.dirty != nil {
+		count = n.frozen.file.dirty.GetCardinality()
+		if n.file.dirty != nil {
+			count += n.file.dirty.GetCardinality() - n.frozen.file.dirty.AndCardinality(n.file.dirty)
+		}
+	}
+	return count
+}
+
+// subdot returns the name of the top-level directory a node is in, or "".
+func (n *node) subdot(root *node) string {
+	name := ""
+	for n != root {
+		if len(n.places) == 0 {
+			return ""
+		}
+		name, n = n.places[0].name, n.places[0].dir
+	}
+	return name
+}
+
+// Status sums up. It costs what has changed, not what is there.
+func (c *Copy) Status(ctx context.Context) (Status, error) {
+	gone, st, err := c.sumUp(ctx)
+	if err != nil {
+		return st, err
+	}
+	for _, g := range gone { // names that are no more: were they committed?
+		e, ok, err := object.LookupTree(ctx, c.cfg.Source, g.tree, g.name)
+		if err != nil {
+			return st, err
+		}
+		if !ok {
+			continue
+		}
+		n := e.Totals.Files
+		if !e.IsDir() {
+			n = 1
+		}
+		st.count(g.subdot, Figures{Changed: n})
+	}
+	return st, nil
+}
+
+func (st *Status) count(subdot string, f Figures) {
+	st.add(f)
+	if sub, ok := st.Subdots[subdot]; ok {
+		sub.add(f)
+		st.Subdots[subdot] = sub
+	}
+}
+
+type goneName struct {
+	tree         object.ID
+	name, subdot string
+}
+
+func (c *Copy) sumUp(ctx context.Context) (gone []goneName, st Status, err error) {
+	names, err := c.list(ctx, c.root)
+	if err != nil {
+		return nil, st, err
+	}
+	st.Subdots = map[string]Figures{}
+	for _, e := range names.names {
+		if e.Type != object.ModeDir {
+			continue
+		}
+		// Totals of a subdot are in memory or in its entry; a look-up brings it into memory.
+		id, _, err := c.Lookup(ctx, RootID, e.Name)
+		if err != nil {
+			continue
+		}
+		c.mu.RLock()
+		if n := c.nodes[id]; n != nil && n.dir != nil {
+			st.Subdots[e.Name] = Figures{Size: n.dir.bytes, Files: n.dir.files}
+		}
+		c.mu.RUnlock()
+		c.Forget(id, 1)
+	}
+	var links object.Totals
+	if c.commit != nil {
+		if links, err = object.TreeTotals(ctx, c.cfg.Source, c.commit.Links); err != nil {
+			return nil, st, err
+		}
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	st.Size, st.Files = c.root.dir.bytes+links.Bytes, c.root.dir.files
+	visit := func(n *node) {
+		if n.linked && n.file != nil { // the table's totals are those of the commit
+			if n.base != nil && n.base.Nlink > 0 {
+				st.Size -= n.base.Content.Size
+			}
+			if n.nlink > 0 {
+				st.Size += n.size
+			}
+		}
+		gone = append(gone, c.visitDirty(n, &st)...)
+	}
+	for n := range c.dirty {
+		visit(n)
+	}
+	if c.snap != nil {
+		for _, n := range c.snap.nodes {
+			if n.epoch != c.epoch {
+				visit(n)
+			}
+		}
+	}
+	return gone, st, nil
+}
+
+// visitDirty counts one changed node and returns the names it has lost.
+func (c *Copy) visitDirty(n *node, st *Status) (gone []goneName) {
+	if n.nlink == 0 {
+		return nil
+	}
+	subdot := n.subdot(c.root)
+	if n.dir != nil {
+		for name, child := range n.changed() {
+			if child == nil && !n.dir.tree.IsZero() {
+				gone = append(gone, goneName{n.dir.tree, name, subdot})
+			}
+		}
+	}
+	var f Figures
+	if blocks := n.dirtyBlocks(); blocks > 0 {
+		f = Figures{Dirty: blocks * BlockSize, Changed: 1}
+	} else if n.selfChanged() {
+		f.Dirty = BlockSize
+		if n.dir == nil {
+			f.Changed = 1
+		}
+	}
+	if n.file != nil && n.file.partial && n.file.local != nil {
+		f.Local = n.file.local.GetCardinality() * BlockSize
+	}
+	st.count(subdot, f)
+	return gone
+}
+
+// Change is a path that differs from the commit.
+type Change struct {
+	Path    string
+	OldPath string // of a rename
+	Kind    byte   // '+' new, 'M' changed, '-' gone, 'R' renamed
+	Dir     bool
+	Bytes   uint64 // new or gone: the size; else: what was written, in whole blocks
+}
+
+// Changes calls fn for every path that differs from the commit the working copy is based on, sorted by path. It reads
+// only what changed. Directories are listed when they themselves are new, gone or have other attributes.
+func (c *Copy) Changes(ctx context.Context, fn func(Change) error) error {
+	w := &changeWalk{c: c, ctx: ctx, gone: map[uint64]int{}, born: map[uint64]int{}}
+	if err := w.dir("", c.root); err != nil {
+		return err
+	}
+	for _, ch := range w.renamed() {
+		if err := fn(ch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type changeWalk struct {
+	c    *Copy
+	ctx  context.Context
+	list []Change
+	gone map[uint64]int // inode number to index in list
+	born map[uint64]int
+}
+
+type namedNode struct {
+	name string
+	n    *node
+	node node // as it was under the mutex
+	same bool
+	dirt uint64
+}
+
+// dir compares the changed names of a directory with its tree.
+func (w *changeWalk) dir(path string, n *node) error {
+	c := w.c
+	c.mu.RLock()
+	tree := n.dir.tree
+	names := make([]namedNode, 0, len(n.changed()))
+	for name, child := range n.changed() {
+		nn := namedNode{name: name, n: child}
+		if child != nil {
+			nn.node = node{ino: child.ino, inode: child.inode, base: child.base, dir: child.dir}
+			nn.same = !child.selfChanged() && child.dirtyBlocks() == 0
+			nn.dirt = child.dirtyBlocks() * BlockSize
+		}
+		names = append(names, nn)
+	}
+	c.mu.RUnlock()
+	sort.Slice(names, func(i, j int) bool { return names[i].name < names[j].name })
+	for i := range names {
+		nn := &names[i]
+		old, had, err := object.LookupTree(w.ctx, c.cfg.Source, tree, nn.name)
+		if err != nil {
+			return err
+		}
+		if err := w.name(path+nn.name, nn, old, had); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *changeWalk) name(path string, nn *namedNode, old object.Entry, had bool) error {
+	child := nn.n
+	if had && (child == nil || child.ino != old.Ino) {
+		if err := w.removed(path, old); err != nil {
+			return err
+		}
+	}
+	switch {
+	case child == nil:
+		return nil
+	case had && child.ino == old.Ino:
+		if !nn.same {
+			w.list = append(w.list, Change{Path: path, Kind: 'M', Dir: nn.node.isDir(), Bytes: nn.dirt})
+		}
+		if nn.node.isDir() {
+			return w.dir(path+"/", child)
+		}
+		return nil
+	}
+	w.born[nn.node.ino] = len(w.list)
+	w.list = append(w.list, Change{Path: path, Kind: '+', Dir: nn.node.isDir(), Bytes: nn.node.bytesOf()})
+	if !nn.node.isDir() {
+		return nil
+	}
+	return w.dir(path+"/", child)
+}
+
+func (n *node) bytesOf() uint64 {
+	if n.isRegular() {
+		return n.size
+	}
+	return 0
+}
+
+// removed lists a committed entry that is gone, with everything below it.
+func (w *changeWalk) removed(path string, e object.Entry) error {
+	full, err := w.c.linkEntry(w.ctx, e)
+	if err != nil {
+		return err
+	}
+	w.gone[e.Ino] = len(w.list)
+	w.list = append(w.list, Change{Path: path, Kind: '-', Dir: e.IsDir(), Bytes: full.Content.Size})
+	if !e.IsDir() {
+		return nil
+	}
+	return object.WalkTree(w.ctx, w.c.cfg.Source, e.Tree, "", func(child *object.Entry) error {
+		return w.removed(path+"/"+child.Name, *child)
+	})
+}
+
+// renamed joins what is gone here and new there, by inode number, and sorts by path.
+func (w *changeWalk) renamed() []Change {
+	drop := map[int]bool{}
+	var moved []string
+	for ino, i := range w.born {
+		j, ok := w.gone[ino]
+		if !ok || w.list[i].Dir != w.list[j].Dir {
+			continue
+		}
+		w.list[i].Kind, w.list[i].OldPath = 'R', w.list[j].Path
+		drop[j] = true
+		if w.list[i].Dir {
+			moved = append(moved, w.list[j].Path+"/")
+		}
+	}
+	out := make([]Change, 0, len(w.list))
+	for i, ch := range w.list {
+		below := false // of a directory that was moved as a whole
+		for _, prefix := range moved {
+			below = below || ch.Kind == '-' && len(ch.Path) > len(prefix) && ch.Path[:len(prefix)] == prefix
+		}
+		if !drop[i] && !below {
+			out = append(out, ch)
+		}
+	}
+	sort.SliceStable(out, func(i, j int) bool { return out[i].Path < out[j].Path })
+	return out
+}
