@@ -101,7 +101,11 @@ func (b *builder[T]) finish(min int) (root T, level int, err error) {
 			if err := b.sealLevel(i); err != nil {
 				return root, 0, err
 			}
-			top = max(top, i+1)
+			for j := top + 1; j < len(b.levels); j++ { // sealing may have sealed closed nodes above, too
+				if len(b.levels[j].items) > 0 {
+					top = j
+				}
+			}
 		}
 	}
 }
