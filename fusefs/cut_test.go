@@ -30,6 +30,7 @@ const (
 func helpers() map[string]func(args []string) error {
 	return map[string]func([]string) error{
 		"write-ring": func(a []string) error { return writeRing(a[0], a[1]) },
+		"serve":      func(a []string) error { return serve(a[0], a[1], a[2]) },
 		"sync-loop":  func(a []string) error { return syncLoop(a[0]) },
 	}
 }

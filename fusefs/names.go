@@ -16,7 +16,7 @@ import (
 const forever = 365 * 24 * time.Hour
 
 // filesystem translates requests of the raw protocol. What it does not implement the embedded default answers with
-// ENOSYS, on purpose for OPEN, OPENDIR, FLUSH, CREATE, ACCESS, SYNCFS and locks: the kernel then does these by itself.
+// ENOSYS; the kernel then does it by itself (permissions, locks) or says that it cannot be done (ioctls).
 type filesystem struct {
 	fuse.RawFileSystem
 	vol      Volume
@@ -34,6 +34,23 @@ func newFilesystem(vol Volume, l *leases, opts Options, log *slog.Logger) *files
 }
 
 func (fs *filesystem) String() string { return "dm" }
+
+// Open, OpenDir, Create and Flush are answered once: after ENOSYS the kernel opens and closes files without asking, keeps
+// their pages from one open to the next, and makes files with MKNOD.
+
+func (fs *filesystem) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
+	return fuse.ENOSYS
+}
+
+func (fs *filesystem) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status {
+	return fuse.ENOSYS
+}
+
+func (fs *filesystem) Create(<-chan struct{}, *fuse.CreateIn, string, *fuse.CreateOut) fuse.Status {
+	return fuse.ENOSYS
+}
+
+func (fs *filesystem) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
 func (fs *filesystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	c := begin(cancel, h)
