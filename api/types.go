@@ -368,15 +368,38 @@ type GCResult struct {
 
 // FsckRequest asks for a verification of the store.
 type FsckRequest struct {
-	Quick bool `json:"quick"` // the index and the reachability, not every byte
+	Quick bool `json:"quick"` // not every chunk: the index, sizes, trees and commits
+	// Repair takes damaged objects out of the index, so that the next commit or pull that has them stores them again.
+	Repair bool `json:"repair"`
 }
 
 // FsckResult says what was verified and found. Damage is no error of the operation.
 type FsckResult struct {
-	Objects int64    `json:"objects"`
-	Bytes   int64    `json:"bytes"`
-	Packs   int      `json:"packs"`
-	Damaged []string `json:"damaged"` // one line each: object, what it belongs to
+	Objects   int64      `json:"objects"`
+	Reachable int64      `json:"reachable"` // objects, from branches and tags
+	Bytes     int64      `json:"bytes"`     // of packs
+	Packs     int        `json:"packs"`
+	Damaged   []Damage   `json:"damaged"`
+	Affected  []Affected `json:"affected"`
+	Truncated bool       `json:"truncated"` // there is more than these lists say
+	PutAside  int64      `json:"put_aside"` // objects taken out of the index by a repair
+	Recovered int64      `json:"recovered"` // objects of which a repair found a whole copy
+}
+
+// Damage is one thing that is wrong in the store.
+type Damage struct {
+	What   string `json:"what"` // one line
+	Pack   string `json:"pack,omitempty"`
+	Offset int64  `json:"offset,omitempty"` // in the pack, in bytes
+	Object string `json:"object,omitempty"` // id
+}
+
+// Affected is what cannot be read in full because of damage.
+type Affected struct {
+	Name   string `json:"name"` // dot@branch or dot:tag
+	Commit string `json:"commit"`
+	Path   Path   `json:"path"` // in the commit; empty: the commit itself
+	Object string `json:"object"`
 }
 
 // Progress says how far a long operation is.

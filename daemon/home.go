@@ -54,31 +54,37 @@ func (h *home) path(elem ...string) string {
 }
 
 // openHome locks the state directory dir and makes what is missing in it.
-func openHome(dir string) (h *home, err error) {
+func openHome(dir string) (*home, error) {
 	if err := durable.MkdirAll(dir, 0o711); err != nil {
 		return nil, errs.WithHint(errs.New(errs.KindOf(err), "make the state directory: %w", err),
 			"choose another with DM_HOME or --home")
 	}
-	h = &home{dir: dir}
-	if h.lock, err = lockHome(dir); err != nil {
+	lock, err := lockHome(dir)
+	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			h.close()
-		}
-	}()
+	h := &home{dir: dir, lock: lock}
+	if err := h.fill(); err != nil {
+		h.close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// fill reads what is in the state directory and makes what is missing.
+func (h *home) fill() (err error) {
 	if h.id, err = readIdentity(h.path(identityFile)); err != nil {
-		return nil, err
+		return err
 	}
-	for name, perm := range map[string]os.FileMode{
-		storeDir: 0o700, workDir: 0o700, lookDir: 0o700, mountDir: 0o755, filepath.Join(mountDir, branchesDir): 0o755,
-	} {
+	for name, perm := range map[string]os.FileMode{storeDir: 0o700, workDir: 0o700, lookDir: 0o700, mountDir: 0o755} {
 		if err := os.MkdirAll(h.path(name), perm); err != nil {
-			return nil, errs.New(errs.KindOf(err), "make the state directory: %w", err)
+			return errs.New(errs.KindOf(err), "make the state directory: %w", err)
 		}
 	}
-	return h, durable.SyncDir(dir)
+	if err := os.MkdirAll(h.path(mountDir, branchesDir), 0o755); err != nil {
+		return errs.New(errs.KindOf(err), "make the state directory: %w", err)
+	}
+	return durable.SyncDir(h.dir)
 }
 
 // close lets another server have the state directory. The lock file stays: to remove it would let two servers lock two

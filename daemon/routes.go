@@ -59,6 +59,8 @@ func (s *server) handlers() map[api.Op]handler {
 		api.OpRenameDot:    plain(s.renameDot),
 		api.OpImport:       streaming(s.importDir),
 		api.OpExport:       bytesOut(s.export),
+		api.OpGC:           streaming(s.gc),
+		api.OpFsck:         streaming(s.fsck),
 	}
 }
 

@@ -204,13 +204,18 @@ func (s *server) deleteDot(ctx context.Context, req api.DotRequest) (api.Empty, 
 			return err
 		}
 		if err := s.dots.Delete(ctx, n); err != nil {
-			if _, serr := s.showCurrent(context.WithoutCancel(ctx), n); serr != nil && errs.KindOf(serr) != errs.NotFound {
-				s.log.Error("mount again a dot that could not be deleted", "dot", n, "err", serr)
-			}
+			s.showAgain(ctx, n)
 			return err
 		}
 		return s.links.removeDot(n)
 	})
+}
+
+// showAgain mounts the current branch of a dot of which something could not be deleted.
+func (s *server) showAgain(ctx context.Context, n dot.Name) {
+	if _, err := s.showCurrent(context.WithoutCancel(ctx), n); err != nil && errs.KindOf(err) != errs.NotFound {
+		s.log.Error("mount again what could not be deleted", "dot", n, "err", err)
+	}
 }
 
 // unboundOrConflict refuses while users have mounted what is to go.

@@ -169,6 +169,8 @@ func (s *server) deleteBranch(ctx context.Context, req api.BranchRequest) (api.E
 			return err
 		}
 		if err := s.dots.DeleteBranch(ctx, n, req.Branch); err != nil {
+			// It may have been unmounted before it turned out that it must stay.
+			s.showAgain(ctx, dot.Name{Namespace: n.Namespace, Dot: n.Dot})
 			return err
 		}
 		n.Branch = req.Branch

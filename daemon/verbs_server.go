@@ -7,11 +7,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"dm/api"
 	"dm/dot"
 	"dm/internal/errs"
+	"dm/store"
 )
 
 // serverStatus is the state of the server as a whole.
@@ -112,4 +114,74 @@ func (s *server) prepareStop(ctx context.Context, force bool) error {
 	}
 	s.ops.open()
 	return err
+}
+
+// gc frees what nothing reaches. What a working copy is based on is reached by its branch, and what is mounted is pinned.
+func (s *server) gc(ctx context.Context, _ api.Empty, out *api.Stream) (api.GCResult, error) {
+	stats, err := s.store.GC(ctx, store.GCOptions{Progress: storeProgress(out)})
+	return api.GCResult{
+		Objects: int64(stats.Freed), Kept: int64(stats.Kept), Freed: stats.BytesFreed,
+		Packs: stats.PacksRemoved + stats.PacksRewritten,
+	}, err
+}
+
+// storeProgress tells the client how far an operation on the store is.
+func storeProgress(out *api.Stream) func(phase string, done, total int64) {
+	return func(phase string, done, total int64) {
+		out.Progress(api.Progress{Stage: phase, Done: done, Total: total})
+	}
+}
+
+// fsck verifies the store and says in users' words what damage costs them.
+func (s *server) fsck(ctx context.Context, req api.FsckRequest, out *api.Stream) (api.FsckResult, error) {
+	report, err := s.store.Fsck(ctx, store.FsckOptions{Quick: req.Quick, Repair: req.Repair, Progress: storeProgress(out)})
+	if err != nil {
+		return api.FsckResult{}, err
+	}
+	r := api.FsckResult{
+		Objects: int64(report.Objects), Reachable: int64(report.Reachable), Bytes: report.Bytes, Packs: report.Packs,
+		Truncated: report.Truncated, PutAside: int64(report.PutAside), Recovered: int64(report.Recovered),
+		Damaged: []api.Damage{}, Affected: []api.Affected{},
+	}
+	for _, p := range report.Problems {
+		r.Damaged = append(r.Damaged, api.Damage{What: p.What, Pack: p.Pack, Offset: p.Offset, Object: p.ID})
+	}
+	names, err := s.namesByID(ctx)
+	if err != nil {
+		return r, err
+	}
+	for _, a := range report.Affected {
+		r.Affected = append(r.Affected, api.Affected{
+			Name: refName(a.Ref, names), Commit: a.Commit, Path: api.Path(a.Path), Object: a.Object,
+		})
+	}
+	return r, nil
+}
+
+func (s *server) namesByID(ctx context.Context) (map[string]string, error) {
+	names, err := s.dots.Names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	byID := make(map[string]string, len(names))
+	for _, n := range names {
+		info, err := s.dots.Info(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		byID[info.ID] = n.DotName()
+	}
+	return byID, nil
+}
+
+// refName writes a ref of the store as users write it: dots/ID/heads/BRANCH is dot@branch, dots/ID/tags/TAG is dot:tag.
+func refName(ref string, names map[string]string) string {
+	parts := strings.Split(ref, "/")
+	if len(parts) != 4 || names[parts[1]] == "" {
+		return ref
+	}
+	if parts[2] == "tags" {
+		return names[parts[1]] + ":" + parts[3]
+	}
+	return names[parts[1]] + "@" + parts[3]
 }

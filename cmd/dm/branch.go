@@ -25,8 +25,8 @@ func newBranch(a *app) *cobra.Command {
 	c.dotFlag.register(cmd)
 	c.listing.register(cmd)
 	cmd.Flags().StringVarP(&c.remove, "delete", "d", "", "delete the branch `NAME` with its uncommitted changes")
-	cmd.MarkFlagsMutuallyExclusive("delete", "scripting")
-	cmd.MarkFlagsMutuallyExclusive("delete", "json")
+	oneOf(cmd, "delete", "scripting")
+	oneOf(cmd, "delete", "json")
 	return cmd
 }
 

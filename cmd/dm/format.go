@@ -24,7 +24,7 @@ type listing struct {
 func (l *listing) register(cmd *cobra.Command) {
 	cmd.Flags().BoolVarP(&l.scripting, "scripting", "H", false, "for scripts: fields separated by tabs, sizes in bytes, no header")
 	cmd.Flags().BoolVar(&l.json, "json", false, "as JSON")
-	cmd.MarkFlagsMutuallyExclusive("scripting", "json")
+	oneOf(cmd, "scripting", "json")
 }
 
 // writeJSON writes v as indented JSON.

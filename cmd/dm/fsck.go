@@ -12,7 +12,8 @@ import (
 type fsckCmd struct {
 	*app
 	listing
-	quick bool
+	quick  bool
+	repair bool
 }
 
 func newFsck(a *app) *cobra.Command {
@@ -24,7 +25,8 @@ func newFsck(a *app) *cobra.Command {
 		RunE:  c.run,
 	}
 	c.listing.register(cmd)
-	cmd.Flags().BoolVar(&c.quick, "quick", false, "check the index and what is reachable, but do not read every byte")
+	cmd.Flags().BoolVar(&c.quick, "quick", false, "check the index, sizes, trees and commits, but do not read all chunks")
+	cmd.Flags().BoolVar(&c.repair, "repair", false, "put damaged objects aside, so that the next commit that has them stores them again")
 	return cmd
 }
 
@@ -34,31 +36,56 @@ func (c *fsckCmd) run(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	p := newProgress(c.err)
-	r, err := server.Fsck(cmd.Context(), api.FsckRequest{Quick: c.quick}, p.show)
+	r, err := server.Fsck(cmd.Context(), api.FsckRequest{Quick: c.quick, Repair: c.repair}, p.show)
 	p.end()
 	if err != nil {
 		return err
 	}
-	switch {
-	case c.json:
-		err = writeJSON(c.out, r)
-	case c.scripting:
-		for _, d := range r.Damaged {
-			err = scriptLine(c.out, d)
+	if err := c.print(r); err != nil {
+		return err
+	}
+	if len(r.Damaged) == 0 {
+		return nil
+	}
+	hint := "what is not listed is whole; put damaged objects aside with 'dm fsck --repair' and commit again what still has them"
+	if c.repair {
+		hint = "what is not listed is whole; commit again what still has the objects that were put aside"
+	}
+	return errs.WithHint(errs.New(errs.Damaged, "the store has damage in %d places", len(r.Damaged)), "%s", hint)
+}
+
+func (c *fsckCmd) print(r api.FsckResult) error {
+	if c.json {
+		return writeJSON(c.out, r)
+	}
+	for _, d := range r.Damaged {
+		if c.scripting {
+			if err := scriptLine(c.out, "damaged", d.What, d.Object, d.Pack, d.Offset); err != nil {
+				return err
+			}
+			continue
 		}
-	default:
-		for _, d := range r.Damaged {
-			fmt.Fprintln(c.out, oneLine(d))
+		fmt.Fprintln(c.out, oneLine(d.What))
+	}
+	for _, a := range r.Affected {
+		if c.scripting {
+			if err := scriptLine(c.out, "affected", a.Name, a.Commit, string(a.Path), a.Object); err != nil {
+				return err
+			}
+			continue
 		}
-		_, err = fmt.Fprintf(c.out, "verified %d objects, %s in %d packs: %d damaged\n",
-			r.Objects, amount(r.Bytes, true), r.Packs, len(r.Damaged))
+		fmt.Fprintf(c.out, "%s, commit %.12s: %s is damaged\n", a.Name, a.Commit, path(a.Path))
 	}
-	if err != nil {
-		return written(err)
+	if c.scripting {
+		return nil
 	}
-	if len(r.Damaged) > 0 {
-		return errs.WithHint(errs.New(errs.Damaged, "the store has damage in %d places", len(r.Damaged)),
-			"commits that do not need the damaged objects are whole; take the rest from a backup or from a machine that has them")
+	if r.Truncated {
+		fmt.Fprintln(c.out, "... and more")
 	}
-	return nil
+	if c.repair {
+		fmt.Fprintf(c.out, "found whole copies of %d objects, put %d aside\n", r.Recovered, r.PutAside)
+	}
+	_, err := fmt.Fprintf(c.out, "verified %d objects, %s in %d packs: %d damaged\n",
+		r.Objects, amount(r.Bytes, true), r.Packs, len(r.Damaged))
+	return written(err)
 }

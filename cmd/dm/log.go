@@ -33,8 +33,8 @@ func newLog(a *app) *cobra.Command {
 	c.listing.register(cmd)
 	cmd.Flags().IntVarP(&c.limit, "max-count", "n", 0, "only the newest `N` commits")
 	cmd.Flags().BoolVar(&c.oneline, "oneline", false, "one line per commit")
-	cmd.MarkFlagsMutuallyExclusive("oneline", "scripting")
-	cmd.MarkFlagsMutuallyExclusive("oneline", "json")
+	oneOf(cmd, "oneline", "scripting")
+	oneOf(cmd, "oneline", "json")
 	return cmd
 }
 

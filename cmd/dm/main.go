@@ -156,3 +156,21 @@ func argCount(least, most int) cobra.PositionalArgs {
 		return nil
 	}
 }
+
+// oneOf adds to a command's check of its arguments that at most one of these flags is given.
+func oneOf(cmd *cobra.Command, names ...string) {
+	before := cmd.Args
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		given := ""
+		for _, name := range names {
+			if !cmd.Flags().Changed(name) {
+				continue
+			}
+			if given != "" {
+				return usage(cmd, "--%s and --%s cannot be used together", given, name)
+			}
+			given = name
+		}
+		return before(cmd, args)
+	}
+}

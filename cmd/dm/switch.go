@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"dm/api"
+	"dm/internal/errs"
 )
 
 type switchCmd struct{ *app }
@@ -25,6 +26,9 @@ func (c *switchCmd) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	dot, err := server.Find(cmd.Context(), api.DotRequest{Dot: args[0]})
+	if errs.KindOf(err) == errs.NotFound {
+		return errs.WithHint(errs.New(errs.NotFound, "Error: %s doesn't exist", args[0]), "list the dots with 'dm list'")
+	}
 	if err != nil {
 		return err
 	}

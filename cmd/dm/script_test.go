@@ -1,0 +1,136 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"dm/daemon"
+)
+
+func TestMain(m *testing.M) {
+	// The servers that the scripts start are this test binary, and so are their helpers.
+	if code, ran := daemon.RunChild(); ran {
+		os.Exit(code)
+	}
+	testscript.Main(m, map[string]func(){"dm": func() { os.Exit(Main()) }})
+}
+
+// scriptDeadline bounds one script.
+const scriptDeadline = 2 * time.Minute
+
+// The scripts in testdata/script are the specification of the command line. Each has a server of its own; see
+// scriptCommands for what they can do beside running programs.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		Deadline:            time.Now().Add(scriptDeadline),
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup:               setupScript,
+		Cmds:                scriptCommands(),
+	})
+}
+
+func setupScript(env *testscript.Env) error {
+	home := env.WorkDir + "/home"
+	env.Setenv("DM_HOME", home)
+	env.Setenv("DM_CONFIG", env.WorkDir+"/config.json")
+	env.Setenv("DM_DOT", "")
+	env.Defer(func() {
+		for _, args := range [][]string{{"cluster", "reset", "-f"}, {"cluster", "reset", "-f", "--home", home + "2"}} {
+			cmd := exec.Command("dm", args...)
+			cmd.Env = env.Vars
+			if out, err := cmd.CombinedOutput(); err != nil {
+				env.T().Log("reset the script's server:", err, string(out))
+			}
+		}
+	})
+	return nil
+}
+
+// scriptCommands are the commands the scripts have beside testscript's own:
+//
+//	exits CODE PROGRAM ARG...   runs a program that must end with this exit code
+//	capture VAR REGEXP          sets a variable to the first group of a match in the last stdout
+//	waitfor PROGRAM ARG...      runs a program until it succeeds, for some seconds
+//	killserver                  kills the server, as a crash does
+func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
+	return map[string]func(*testscript.TestScript, bool, []string){
+		"exits":      exits,
+		"capture":    capture,
+		"waitfor":    waitFor,
+		"killserver": killServer,
+	}
+}
+
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM ARG...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("%s ended with exit code %d, not %d\n%s%s", strings.Join(args[1:], " "), got, want,
+			ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	}
+}
+
+func capture(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: capture VAR REGEXP")
+	}
+	re, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	m := re.FindStringSubmatch(ts.ReadFile("stdout"))
+	if len(m) != 2 {
+		ts.Fatalf("no match for %s in:\n%s", args[1], ts.ReadFile("stdout"))
+	}
+	ts.Setenv(args[0], m[1])
+}
+
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: waitfor PROGRAM ARG...")
+	}
+	var err error
+	for range 500 {
+		if err = ts.Exec(args[0], args[1:]...); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	ts.Fatalf("waited in vain for %s: %v", strings.Join(args, " "), err)
+}
+
+func killServer(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: killserver")
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(ts.Getenv("DM_HOME") + "/lock")))
+	ts.Check(err)
+	ts.Check(syscall.Kill(pid, syscall.SIGKILL))
+	for range 500 {
+		if syscall.Kill(pid, 0) != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	ts.Fatalf("server %d does not go", pid)
+}
