@@ -205,7 +205,7 @@ func (g *collection) rewriteGroup(ctx context.Context, group []victim) error {
 func (g *collection) rewrite(ctx context.Context, v *victim) error {
 	s := g.s
 	var own *packFile
-	if !v.info.sealed {
+	if !v.info.sealed && !s.packs.isStuck(v.num) {
 		var ok bool
 		if own, ok = s.packs.take(v.num); !ok {
 			g.stats.BytesDead += v.info.size - v.live
@@ -240,13 +240,22 @@ func (g *collection) rewrite(ctx context.Context, v *victim) error {
 	}
 	removed = true
 	if err := s.fail("IndexBeforeRemove"); err != nil {
+		if own != nil {
+			s.packs.release(own)
+		}
 		return err
 	}
-	if err := s.packs.remove(v.num); err != nil {
-		return err
+	if g.aside {
+		if err := s.quarantineFile(s.packs.path(v.num)); err != nil {
+			return err
+		}
 	}
+	err = s.packs.remove(v.num)
 	if own != nil {
 		s.packs.release(own)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	g.stats.BytesFreed += v.info.size - v.live
 	if len(v.items) == 0 {

@@ -74,6 +74,7 @@ type collection struct {
 	mark  *marker
 	dead  []object.ID // candidates, then what goes; in order
 	stats GCStats
+	aside bool // packs that are written anew go to quarantine
 }
 
 func (g *collection) run(ctx context.Context) error {

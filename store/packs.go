@@ -44,15 +44,17 @@ type packSet struct {
 	mu     sync.Mutex
 	next   uint64 // number of the next new pack
 	open   map[uint64]*packFile
-	unused *list.List  // open files with no user, the least recently used in front
-	grow   []*packFile // unsealed packs that nobody has leased; each counts as a user
+	unused *list.List      // open files with no user, the least recently used in front
+	grow   []*packFile     // unsealed packs that nobody has leased; each counts as a user
+	stuck  map[uint64]bool // unsealed packs that do not grow: damaged, or after a failed sync
 }
 
 // openFiles bounds the files kept open for reading beyond those in use.
 const openFiles = 128
 
 func newPackSet(dir string) *packSet {
-	return &packSet{dir: dir, maxOpen: openFiles, next: 1, open: map[uint64]*packFile{}, unused: list.New()}
+	return &packSet{dir: dir, maxOpen: openFiles, next: 1, open: map[uint64]*packFile{}, unused: list.New(),
+		stuck: map[uint64]bool{}}
 }
 
 func packName(num uint64) string { return fmt.Sprintf("%016x.pack", num) }
@@ -113,7 +115,14 @@ func (p *packSet) release(f *packFile) {
 }
 
 // adopt makes an unsealed pack of the index known as one to append to, and cuts off what was never committed.
-func (p *packSet) adopt(num uint64, info packInfo) error {
+func (p *packSet) adopt(num uint64, info packInfo) (err error) {
+	defer func() {
+		if err != nil {
+			p.mu.Lock()
+			p.stuck[num] = true
+			p.mu.Unlock()
+		}
+	}()
 	f, err := os.OpenFile(p.path(num), os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -175,6 +184,13 @@ func (p *packSet) take(num uint64) (f *packFile, ok bool) {
 	return f, true
 }
 
+// isStuck says whether a pack does not grow although it is not sealed.
+func (p *packSet) isStuck(num uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stuck[num]
+}
+
 // info returns what the index is to know of a pack when all that was appended to it is committed.
 func (f *packFile) info() packInfo { return packInfo{f.size, f.count, f.ended} }
 
@@ -193,7 +209,12 @@ func (p *packSet) giveBack(f *packFile, certain bool) {
 	case f.known.size == 0:
 		p.remove(f.num)
 		p.release(f)
-	case f.known.sealed || f.failed:
+	case f.failed:
+		p.mu.Lock()
+		p.stuck[f.num] = true
+		p.mu.Unlock()
+		p.release(f)
+	case f.known.sealed:
 		p.release(f)
 	default:
 		p.mu.Lock()

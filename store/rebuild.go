@@ -18,6 +18,9 @@ import (
 	"dm/store/pack"
 )
 
+// quarantineName is that of the directory for what is damaged.
+const quarantineName = "quarantine"
+
 // lostPrefix begins the names of the refs that keep commits alive whose branches are lost.
 const lostPrefix = "lost/"
 
@@ -73,7 +76,7 @@ func (s *Store) quarantineFile(path string) error {
 	if _, err := os.Lstat(path); os.IsNotExist(err) {
 		return nil
 	}
-	dir := filepath.Join(s.dir, "quarantine")
+	dir := filepath.Join(s.dir, quarantineName)
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}

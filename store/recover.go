@@ -149,6 +149,9 @@ func (s *Store) matchJournal(st *state) error {
 		s.log = j
 		return err
 	}
+	if seq > 0 {
+		s.note("the journal was damaged or missing and was written anew from the index")
+	}
 	var all []change
 	err := s.view(func(b *bbolt.Tx) (err error) { all, err = allChanges(b); return err })
 	if err != nil {
