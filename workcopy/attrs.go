@@ -26,7 +26,7 @@ func (c *Copy) GetAttr(_ context.Context, id NodeID) (Attr, error) {
 
 // SetAttr changes attributes and returns them as they are then.
 func (c *Copy) SetAttr(ctx context.Context, id NodeID, ch AttrChange) (Attr, error) {
-	if !ch.Late {
+	if !ch.Late && !ch.Pass {
 		c.gate.wait()
 	}
 	if ch.Size != nil {
@@ -60,8 +60,8 @@ func (c *Copy) setAttr(n *node, ch AttrChange) {
 	if ch.GID != nil {
 		n.gid = *ch.GID
 	}
-	if ch.KillPriv {
-		n.killPriv()
+	if ch.KillPriv || ch.UID != nil || ch.GID != nil {
+		n.dropPriv(ch.KillPriv)
 	}
 	n.ctime = c.now()
 	if ch.Size != nil && ch.Mtime == nil {

@@ -127,7 +127,7 @@ func (c *Copy) getFile(id NodeID) (*node, error) {
 }
 
 func (c *Copy) look(n *node) {
-	if f := n.file; f.unknown && !f.look() {
+	if f := n.file; f.unknown && !f.look() && f.limit > 0 {
 		f.partial, f.part = true, true
 	}
 }
@@ -301,7 +301,7 @@ func (c *Copy) drop(n *node) {
 // unref drops a node from memory when nothing needs it there: the kernel does not know it and it is as committed, or it
 // is gone. The caller holds mu.
 func (c *Copy) unref(n *node) {
-	for n != nil && n.refs == 0 && n != c.root && n.frozen == nil {
+	for n != nil && n.refs == 0 && n != c.root && n.frozen == nil && c.nodes[n.id] == n {
 		if n.nlink == 0 {
 			c.bury(n)
 			return
@@ -328,11 +328,16 @@ func (c *Copy) unref(n *node) {
 // bury forgets a node that has neither name nor user; its bytes go once that is durable. The caller holds mu.
 func (c *Copy) bury(n *node) {
 	c.drop(n)
-	delete(c.dirty, n)
+	if !n.inTable() {
+		delete(c.dirty, n)
+	}
 	if n.file != nil {
 		c.dead = append(c.dead, corpse{n.ino, &n.file.backing, c.journal.lsn()})
 	}
 }
+
+// inTable says whether the commit's link table has the node: then its end is a change to be committed.
+func (n *node) inTable() bool { return n.base != nil && n.base.Nlink > 0 }
 
 // Forget gives n kernel references to a node back.
 func (c *Copy) Forget(id NodeID, n uint64) {

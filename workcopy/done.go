@@ -212,7 +212,7 @@ func (c *Copy) thaw(s *Snapshot, n *node) {
 		return
 	}
 	n.frozen = nil
-	if n.nlink > 0 || n.refs > 0 {
+	if n.nlink > 0 || n.refs > 0 || n.inTable() {
 		n.epoch = c.epoch
 		c.dirty[n] = struct{}{}
 	}

@@ -35,13 +35,11 @@ func (f *content) firstAbsent(first, last uint64) (uint64, bool) {
 	return 0, false
 }
 
-func addRange(set **roaring.Bitmap, first, end uint64) (fresh bool) {
+func addRange(set **roaring.Bitmap, first, end uint64) {
 	if *set == nil {
 		*set = roaring.New()
 	}
-	before := (*set).GetCardinality()
 	(*set).AddRange(first, end)
-	return (*set).GetCardinality() != before
 }
 
 // Read fills p from off on; short only at the end of the file.
@@ -249,15 +247,13 @@ func (c *Copy) markWrite(w *writing, off, end uint64, killPriv, zero bool) {
 	if f.partial {
 		flags |= blocksLocal | blocksPartial
 	}
-	fresh := false
 	if off > n.size { // a hole comes to be between the old end and the write
-		fresh = f.markZero(blocksUpTo(n.size), w.first)
+		f.markZero(blocksUpTo(n.size), w.first)
 		c.journal.blocks(n, flags&^blocksDirty|blocksZero, blocksUpTo(n.size), w.first-min(w.first, blocksUpTo(n.size)))
 	}
 	if end > n.size {
 		w.grew, w.grown = true, n.size
 		c.resize(n, end)
-		fresh = true
 	}
 	if zero {
 		a, b := blocksUpTo(off), blockOf(end)
@@ -267,7 +263,6 @@ func (c *Copy) markWrite(w *writing, off, end uint64, killPriv, zero bool) {
 		if a < b {
 			f.markZero(a, b)
 			c.journal.blocks(n, flags&^blocksDirty|blocksZero, a, b-a)
-			fresh = fresh || w.first < a || b < w.end
 			f.markDirty(w.first, a)
 			f.markDirty(b, w.end)
 		} else {
@@ -275,52 +270,47 @@ func (c *Copy) markWrite(w *writing, off, end uint64, killPriv, zero bool) {
 		}
 	}
 	if !zero {
-		fresh = f.markDirty(w.first, w.end) || fresh
+		f.markDirty(w.first, w.end)
 	}
-	now := c.now()
-	stale := now.Sec > n.mtime.Sec
-	n.mtime, n.ctime = now, now
-	if killPriv && n.mode&suidBits != 0 || n.findXattr("security.capability") >= 0 {
-		n.killPriv()
+	n.mtime = c.now()
+	n.ctime = n.mtime
+	if n.dropPriv(killPriv) {
 		c.journal.inode(n)
 	}
-	switch {
-	case zero:
+	if zero {
 		c.journal.blocks(n, flags, w.first, blocksUpTo(off)-w.first)
 		c.journal.blocks(n, flags, min(blockOf(end), w.end), w.end-min(blockOf(end), w.end))
-	case fresh || stale:
+	} else {
 		c.journal.blocks(n, flags, w.first, w.end-w.first)
 	}
 }
 
-// markDirty marks the blocks [first, end) as written; fresh says whether that is news.
-func (f *content) markDirty(first, end uint64) (fresh bool) {
+// markDirty marks the blocks [first, end) as written.
+func (f *content) markDirty(first, end uint64) {
 	if first >= end {
-		return false
+		return
 	}
-	fresh = addRange(&f.dirty, first, end)
+	addRange(&f.dirty, first, end)
 	if f.zeroed != nil {
 		f.zeroed.RemoveRange(first, end)
 	}
 	if f.partial {
-		fresh = addRange(&f.local, first, end) || fresh
+		addRange(&f.local, first, end)
 	}
-	return fresh
 }
 
 // markZero marks the blocks [first, end) as zero now.
-func (f *content) markZero(first, end uint64) (fresh bool) {
+func (f *content) markZero(first, end uint64) {
 	if first >= end {
-		return false
+		return
 	}
-	fresh = addRange(&f.zeroed, first, end)
+	addRange(&f.zeroed, first, end)
 	if f.dirty != nil {
 		f.dirty.RemoveRange(first, end)
 	}
 	if f.partial {
 		addRange(&f.local, first, end)
 	}
-	return fresh
 }
 
 // dropBlocks forgets what is known of the blocks from first on: the file ends before them.
@@ -450,6 +440,8 @@ func (c *Copy) tryTruncate(id NodeID, size uint64) (w *writing, edge uint64, err
 			return nil, 0, c.end(err)
 		}
 		f.partial, f.local, f.limit = false, nil, 0
+	}
+	if !f.partial { // from now on a missing backing file means zeros, not the committed bytes
 		c.journal.complete(n)
 	}
 	if edge%BlockSize != 0 {
@@ -459,6 +451,7 @@ func (c *Copy) tryTruncate(id NodeID, size uint64) (w *writing, edge uint64, err
 	c.resize(n, size)
 	n.mtime = c.now()
 	n.ctime = n.mtime
+	n.dropPriv(false)
 	c.journal.inode(n)
 	if edge%BlockSize != 0 {
 		c.journal.blocks(n, f.flags(blocksDirty), blockOf(edge), 1)

@@ -81,8 +81,6 @@ type frozen struct {
 	file    *frozenFile
 }
 
-const suidBits = syscall.S_ISUID | syscall.S_ISGID
-
 func (n *node) isDir() bool     { return n.mode&object.ModeType == object.ModeDir }
 func (n *node) isRegular() bool { return n.mode&object.ModeType == object.ModeRegular }
 
@@ -105,16 +103,21 @@ func (n *node) attr() Attr {
 	return a
 }
 
-// killPriv clears what must not outlive a change by somebody without privilege.
-func (n *node) killPriv() {
-	if n.mode&object.ModeType == object.ModeDir {
-		return
+// dropPriv clears what must not outlive a change of a file: capabilities always, and the set-ID bits if kill is set,
+// because the process has no privilege to keep them. It says whether anything was cleared.
+func (n *node) dropPriv(kill bool) bool {
+	if n.isDir() {
+		return false
 	}
-	n.mode &^= syscall.S_ISUID
-	if n.mode&syscall.S_IXGRP != 0 {
-		n.mode &^= syscall.S_ISGID
+	mode, count := n.mode, len(n.xattrs)
+	if kill {
+		n.mode &^= syscall.S_ISUID
+		if n.mode&syscall.S_IXGRP != 0 {
+			n.mode &^= syscall.S_ISGID
+		}
 	}
 	n.setXattr("security.capability", nil)
+	return n.mode != mode || len(n.xattrs) != count
 }
 
 func (n *node) findXattr(name string) int {
@@ -165,7 +168,7 @@ func (c *Copy) fromEntry(e *object.Entry) *node {
 	case object.ModeRegular:
 		n.file = &content{committed: e.Content, limit: e.Content.Size}
 		n.file.init(c, n.id)
-		n.file.unknown = e.Content.Size > 0
+		n.file.unknown = true
 	}
 	return n
 }

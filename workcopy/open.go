@@ -188,7 +188,7 @@ func (c *Copy) dumpSlice(list []*node) error {
 		if c.closed {
 			return nil
 		}
-		if n.nlink == 0 {
+		if n.nlink == 0 && !n.inTable() {
 			continue
 		}
 		if err := c.journal.reserve(false); err != nil {
@@ -248,8 +248,11 @@ func (c *Copy) dumpNode(n *node) {
 		}
 	}
 	if f := n.file; f != nil {
-		if f.partial {
+		switch {
+		case f.partial:
 			j.blocks(n, blocksPartial, 0, 0)
+		case !f.unknown:
+			j.complete(n)
 		}
 		ranges(f.local, func(first, count uint64) { j.blocks(n, blocksLocal|blocksPartial, first, count) })
 		ranges(f.zeroed, func(first, count uint64) { j.blocks(n, f.flags(blocksZero), first, count) })

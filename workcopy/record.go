@@ -91,7 +91,8 @@ func (j *journal) blocks(n *node, flags byte, first, count uint64) {
 	j.uint(count)
 }
 
-// complete says that the whole content of a file is in its backing file, synced and under its final name.
+// complete says that a file's bytes are in its backing file, under its final name, and where that is missing, zero: nothing
+// comes from the commit any more.
 func (j *journal) complete(n *node) {
 	j.buf = append(j.buf, recordComplete)
 	j.uint(n.ino)

@@ -316,7 +316,9 @@ func (r *replayer) end(branch object.ID) error {
 		}
 		if n != nil {
 			c.drop(n)
-			delete(c.dirty, n)
+			if !n.inTable() {
+				delete(c.dirty, n)
+			}
 		}
 		b := &backing{}
 		b.init(c, c.nodeID(ino))
@@ -327,7 +329,9 @@ func (r *replayer) end(branch object.ID) error {
 	for _, n := range c.nodes { // files without a name, open when the server ended
 		if n.nlink == 0 || len(n.places) == 0 && n != c.root {
 			c.drop(n)
-			delete(c.dirty, n)
+			if !n.inTable() {
+				delete(c.dirty, n)
+			}
 			if n.file != nil {
 				c.dead = append(c.dead, corpse{ino: n.ino, file: &n.file.backing})
 			}

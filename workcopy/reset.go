@@ -156,6 +156,7 @@ func (c *Copy) orphan(n *node) {
 func (c *Copy) keepDir(n *node, e *object.Entry) {
 	fresh := c.fromEntry(e)
 	fresh.id, fresh.refs = n.id, n.refs
+	fresh.dir.changes = n.dir.changes + 1
 	*n = *fresh
 	c.add(n)
 	n.addPlace(c.root, e.Name)

@@ -72,6 +72,9 @@ type AttrChange struct {
 	// Late marks times that a caching kernel hands over some time after the write that caused them. They do not make a
 	// file dirty that has been committed since.
 	Late bool
+	// Pass lets a truncation pass the gate. The kernel holds back a file's writeback until a truncation is answered, so
+	// one that waited at the gate would keep the flush behind the gate from ending.
+	Pass bool
 }
 
 // NewInode describes an inode to be made.
