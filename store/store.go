@@ -100,7 +100,7 @@ func Open(ctx context.Context, dir string, opts Options) (*Store, error) {
 }
 
 // open is Open with fail called at each named point of failure, which tests replace.
-func open(ctx context.Context, dir string, opts Options, fail func(string) error) (s *Store, err error) {
+func open(ctx context.Context, dir string, opts Options, fail func(string) error) (_ *Store, err error) {
 	if opts.CacheBytes == 0 {
 		opts.CacheBytes = defaultCache
 	}
@@ -120,7 +120,7 @@ func open(ctx context.Context, dir string, opts Options, fail func(string) error
 	if err != nil {
 		return nil, err
 	}
-	s = &Store{dir: dir, opts: opts, lock: lock, fail: fail, cache: newCache(opts.CacheBytes),
+	s := &Store{dir: dir, opts: opts, lock: lock, fail: fail, cache: newCache(opts.CacheBytes),
 		batches: map[*Batch]struct{}{}, pins: map[object.ID]int{}}
 	defer func() {
 		if err != nil {
