@@ -84,6 +84,7 @@ type StopRequest struct {
 type InitRequest struct {
 	Dot     string   `json:"dot"`
 	Subdots []string `json:"subdots,omitempty"`
+	Cache   string   `json:"cache,omitempty"` // "writeback" or "through"; "": the server chooses
 }
 
 // DotResult names a dot in its full form, without the own namespace.
@@ -155,12 +156,14 @@ type CommitRequest struct {
 // CommitResult says what was committed and what it took.
 type CommitResult struct {
 	ID       string  `json:"id"`
-	PauseMS  float64 `json:"pause_ms"`    // how long writers waited
-	Dirty    int64   `json:"dirty"`       // bytes that had changed
-	Read     int64   `json:"read"`        // bytes read to chunk them
-	Stored   int64   `json:"stored"`      // bytes added to the store
-	Objects  int64   `json:"objects"`     // objects added to the store
+	Branch   string  `json:"branch"`      // that moved
+	Pause    float64 `json:"pause_ms"`    // how long a writer may have waited
 	Duration float64 `json:"duration_ms"` // of the whole commit
+	Dirty    int64   `json:"dirty_bytes"` // that had changed
+	Read     int64   `json:"read_bytes"`  // to chunk them
+	Stored   int64   `json:"stored_bytes"`
+	Objects  int64   `json:"new_objects"` // added to the store
+	Files    int64   `json:"files"`       // whose content had changed
 }
 
 // LogRequest asks for the history of a revision. Items of the reply: Commit, oldest first.

@@ -7,6 +7,7 @@ import (
 
 	"dm/api"
 	"dm/dot"
+	"dm/fusefs"
 	"dm/internal/errs"
 )
 
@@ -56,13 +57,23 @@ func (s *server) initDot(ctx context.Context, req api.InitRequest) (r api.DotRes
 	if err != nil {
 		return r, err
 	}
-	err = s.withDotAlone(ctx, n, func() error { return s.create(ctx, n, req.Subdots) })
+	opts := dot.CreateOptions{Subdots: req.Subdots}
+	switch req.Cache {
+	case "":
+	case fusefs.Through.String():
+		opts.Cache = dot.CacheThrough
+	case fusefs.Writeback.String():
+		opts.Cache = dot.CacheWriteback
+	default:
+		return r, errs.New(errs.Usage, "cache mode %q is not known: use %s or %s", req.Cache, fusefs.Writeback, fusefs.Through)
+	}
+	err = s.withDotAlone(ctx, n, func() error { return s.create(ctx, n, opts) })
 	return api.DotResult{Dot: n.DotName()}, err
 }
 
 // create makes a dot and mounts it, or leaves nothing behind. The caller holds the dot's name alone.
-func (s *server) create(ctx context.Context, n dot.Name, subdots []string) error {
-	if _, err := s.dots.Create(ctx, n, dot.CreateOptions{Subdots: subdots}); err != nil {
+func (s *server) create(ctx context.Context, n dot.Name, opts dot.CreateOptions) error {
+	if _, err := s.dots.Create(ctx, n, opts); err != nil {
 		return err
 	}
 	_, err := s.showCurrent(ctx, n)

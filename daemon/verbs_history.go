@@ -18,8 +18,8 @@ func (s *server) commit(ctx context.Context, req api.CommitRequest, out *api.Str
 			return err
 		}
 		r = api.CommitResult{
-			ID: c.Commit, PauseMS: c.PauseMS, Dirty: int64(c.DirtyBytes), Read: int64(c.ReadBytes),
-			Stored: int64(c.StoredBytes), Objects: int64(c.NewObjects), Duration: c.DurationMS,
+			ID: c.Commit, Branch: c.Branch, Pause: c.PauseMS, Duration: c.DurationMS, Dirty: int64(c.DirtyBytes),
+			Read: int64(c.ReadBytes), Stored: int64(c.StoredBytes), Objects: int64(c.NewObjects), Files: int64(c.Files),
 		}
 		return nil
 	})

@@ -74,7 +74,7 @@ func (s *server) needDot(ctx context.Context, n dot.Name, create bool) error {
 	if !create {
 		return errs.WithHint(errs.New(errs.NotFound, "Dot %s does not exist.", n.DotName()), "create it with -r, or with 'dm init'")
 	}
-	return s.withDotAlone(ctx, n, func() error { return s.create(ctx, n, nil) })
+	return s.withDotAlone(ctx, n, func() error { return s.create(ctx, n, dot.CreateOptions{}) })
 }
 
 // unmount takes away what mount made.

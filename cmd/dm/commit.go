@@ -17,6 +17,7 @@ type commitCmd struct {
 	message string
 	meta    []string
 	verbose bool
+	json    bool
 }
 
 func newCommit(a *app) *cobra.Command {
@@ -31,6 +32,7 @@ func newCommit(a *app) *cobra.Command {
 	cmd.Flags().StringVarP(&c.message, "message", "m", "", "what the commit is")
 	cmd.Flags().StringArrayVarP(&c.meta, "metadata", "d", nil, "a `KEY=VALUE` to keep with the commit; may be repeated")
 	cmd.Flags().BoolVarP(&c.verbose, "verbose", "v", false, "say on stderr what the commit cost")
+	cmd.Flags().BoolVar(&c.json, "json", false, "print what was committed and what it cost as JSON, instead of the id")
 	return cmd
 }
 
@@ -56,7 +58,10 @@ func (c *commitCmd) run(cmd *cobra.Command, _ []string) error {
 	}
 	if c.verbose {
 		fmt.Fprintf(c.err, "%s dirty, %s stored in %d objects, %.0f ms, writers waited %.2f ms\n",
-			size(r.Dirty), size(r.Stored), r.Objects, r.Duration, r.PauseMS)
+			size(r.Dirty), size(r.Stored), r.Objects, r.Duration, r.Pause)
+	}
+	if c.json {
+		return writeJSON(c.out, r)
 	}
 	_, err = fmt.Fprintln(c.out, r.ID)
 	return written(err)

@@ -8,16 +8,21 @@ import (
 	"dm/api"
 )
 
-type initCmd struct{ *app }
+type initCmd struct {
+	*app
+	cache string
+}
 
 func newInit(a *app) *cobra.Command {
-	c := &initCmd{a}
-	return &cobra.Command{
+	c := &initCmd{app: a}
+	cmd := &cobra.Command{
 		Use:   "init <dot> [subdot...]",
 		Short: "Create a dot, with the subdots named, and make it the current one",
 		Args:  argCount(1, -1),
 		RunE:  c.run,
 	}
+	cmd.Flags().StringVar(&c.cache, "cache", "", "how the kernel caches this dot: `MODE` writeback or through (default: as the server)")
+	return cmd
 }
 
 func (c *initCmd) run(cmd *cobra.Command, args []string) error {
@@ -25,7 +30,7 @@ func (c *initCmd) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	dot, err := server.Init(cmd.Context(), api.InitRequest{Dot: args[0], Subdots: args[1:]})
+	dot, err := server.Init(cmd.Context(), api.InitRequest{Dot: args[0], Subdots: args[1:], Cache: c.cache})
 	if err != nil {
 		return err
 	}
