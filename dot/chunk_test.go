@@ -326,13 +326,13 @@ func spansOf(t fatal, m *memory, c object.Content) (list []object.Span) {
 	return list
 }
 
-// A change costs what it is, wherever it is: this reads a few blocks of a file of 256 MiB and gives each its old chunk as a
+// A change costs what it is, wherever it is: this reads a few blocks of a file of 64 MiB and gives each its old chunk as a
 // base.
 func TestRecutReadsWhatChanged(t *testing.T) {
 	for _, cut := range []object.Cut{object.CutFixed, object.CutGear} {
 		t.Run(fmt.Sprint(cut), func(t *testing.T) {
 			m := newMemory()
-			size := 256 << 20
+			size := 64 << 20
 			if cut == object.CutGear {
 				size -= 123
 			}
@@ -343,7 +343,7 @@ func TestRecutReadsWhatChanged(t *testing.T) {
 			f := &fakeFile{base: first, data: data}
 			const edits = 20
 			for i := range uint64(edits) {
-				off := (i*12_000_000 + 4096) &^ (workcopy.BlockSize - 1)
+				off := (i*3_000_000 + 4096) &^ (workcopy.BlockSize - 1)
 				random(data[off:off+100], i)
 				f.dirty = append(f.dirty, workcopy.Range{Off: off, Len: workcopy.BlockSize})
 			}

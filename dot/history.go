@@ -125,7 +125,7 @@ func (d *Dots) resolveBase(ctx context.Context, b *branchState, base string) (id
 		return id, errs.New(errs.NotFound, "nothing has been committed on branch %s yet", base)
 	}
 	if full, err := object.ParseID(strings.ToLower(base)); err == nil {
-		if _, err := d.commit(ctx, full); isNotFound(err) {
+		if _, err := readCommit(ctx, d.store, full); isNotFound(err) {
 			return id, noRevision(b, base)
 		} else if err != nil {
 			return id, err

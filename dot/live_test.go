@@ -7,6 +7,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -17,12 +18,23 @@ import (
 	"dm/workcopy"
 )
 
+// tester is what a test and a run of rapid have in common.
+type tester interface {
+	Helper()
+	Fatal(args ...any)
+	Error(args ...any)
+}
+
 // home is a store and its dots in a directory, which can be closed and opened again.
 type home struct {
 	*Dots
-	t   testing.TB
-	dir string
+	t     tester
+	dir   string
+	ticks atomic.Int64
 }
+
+// now is a clock of the test's own, so that a random history gives the same ids when it is run again.
+func (h *home) now() time.Time { return time.Unix(1e9, 1000*h.ticks.Add(1)) }
 
 func newHome(t testing.TB) *home {
 	h := &home{t: t, dir: t.TempDir()}
@@ -32,11 +44,11 @@ func newHome(t testing.TB) *home {
 }
 
 func (h *home) open() {
-	st, err := store.Open(h.t.Context(), filepath.Join(h.dir, "store"), store.Options{})
+	st, err := store.Open(context.Background(), filepath.Join(h.dir, "store"), store.Options{})
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	if h.Dots, err = Open(h.t.Context(), Config{Store: st, Dir: filepath.Join(h.dir, "work")}); err != nil {
+	if h.Dots, err = Open(context.Background(), Config{Store: st, Dir: filepath.Join(h.dir, "work"), Now: h.now}); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -56,7 +68,7 @@ func (h *home) reopen() {
 	h.open()
 }
 
-func name(t testing.TB, s string) Name {
+func name(t tester, s string) Name {
 	n, err := ParseName(s)
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +87,7 @@ func (h *home) fs(n Name) *files {
 
 // files is a working copy as a test uses it: by paths, and what fails ends the test.
 type files struct {
-	t testing.TB
+	t tester
 	c *workcopy.Copy
 }
 
@@ -653,6 +665,46 @@ func TestCommitsBesideWriters(t *testing.T) {
 		head, tail := b.Bytes()[0], b.Bytes()[size-1]
 		if head != tail && head != tail+1 || !bytes.Equal(b.Bytes()[:64<<10], bytes.Repeat([]byte{head}, 64<<10)) {
 			t.Errorf("commit %s: begins with %d, ends with %d", c.ID[:8], head, tail)
+		}
+	}
+}
+
+// A file committed while it was empty and written since keeps its bytes over a restart.
+func TestFileCommittedEmptyThenWritten(t *testing.T) {
+	h := newHome(t)
+	n := h.create("d", "s")
+	f := h.fs(n)
+	f.write("s/a", nil)
+	h.commit(n, "1")
+	f.write("s/a", []byte("x"))
+	h.reopen()
+	if got := string(h.fs(n).read("s/a")); got != "x" {
+		t.Errorf("%q", got)
+	}
+}
+
+// What a directory listed before a reset is not what it lists after.
+func TestResetOfFreshBranch(t *testing.T) {
+	h := newHome(t)
+	n := h.create("d", "s")
+	f := h.fs(n)
+	f.write("s/a", []byte("1"))
+	h.commit(n, "1")
+	f.mkdir("s/d")
+	f.write("s/d/x", []byte("2"))
+	h.commit(n, "2")
+	if err := h.Checkout(t.Context(), n, "b", true); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.fs(n).all(); len(got) != 4 {
+		t.Errorf("the new branch holds %q", describe(got))
+	}
+	for _, rev := range []string{"HEAD^", "HEAD"} {
+		if _, err := h.Reset(t.Context(), n, rev, true); err != nil {
+			t.Fatal(err)
+		}
+		if got := h.fs(n).all(); len(got) != 2 {
+			t.Errorf("after a reset to %s the branch holds %q", rev, describe(got))
 		}
 	}
 }
