@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -476,12 +478,24 @@ func kill(c *Copy) {
 // TestHistories plays random histories: whatever happens, commits hold exactly the state at their cut, and the working
 // copy survives restarts, kills and resets with exactly what was in it.
 func TestHistories(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(rounds(t, 16)) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			playHistory(t, seed, 400)
 		})
 	}
+}
+
+// rounds returns how often to repeat: ci times, or what DM_ROUNDS says for a long campaign.
+func rounds(t *testing.T, ci int) int {
+	if s := os.Getenv("DM_ROUNDS"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	return ci
 }
 
 func playHistory(t *testing.T, seed uint64, steps int) {

@@ -38,12 +38,12 @@ func (c *Copy) Reset(ctx context.Context, id object.ID, commit *object.Commit, m
 	if err := move(); err != nil {
 		return err
 	}
-	kept, err := c.keptDirs(ctx, commit)
+	kept, top, err := c.keptDirs(ctx, commit)
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
-	stale := c.replaceAll(id, commit, kept)
+	stale := c.replaceAll(id, commit, kept, top)
 	k := c.kernel
 	c.mu.Unlock()
 	if err := c.compact(); err != nil {
@@ -65,24 +65,38 @@ func (c *Copy) replayReset(ctx context.Context, id object.ID) error {
 	if err != nil {
 		return err
 	}
-	c.replaceAll(id, commit, nil)
+	c.replaceAll(id, commit, nil, nil)
 	return nil
 }
 
-// keptDirs reads the entries of the commit's subdots.
-func (c *Copy) keptDirs(ctx context.Context, commit *object.Commit) (map[string]*object.Entry, error) {
-	kept := map[string]*object.Entry{}
+// keptDir is a subdot of the commit that a reset goes to.
+type keptDir struct {
+	entry *object.Entry
+	names []string
+}
+
+// keptDirs reads the commit's subdots and, for each directory that keeps its node, the names in it: the kernel may
+// remember that they do not exist.
+func (c *Copy) keptDirs(ctx context.Context, commit *object.Commit) (kept map[string]keptDir, top []string, err error) {
+	kept = map[string]keptDir{}
 	if commit == nil {
-		return kept, nil
+		return kept, nil, nil
 	}
-	err := object.WalkTree(ctx, c.cfg.Source, commit.Root.Tree, "", func(e *object.Entry) error {
-		if e.IsDir() {
-			entry := *e
-			kept[e.Name] = &entry
+	err = object.WalkTree(ctx, c.cfg.Source, commit.Root.Tree, "", func(e *object.Entry) error {
+		if !e.IsDir() {
+			top = append(top, e.Name)
+			return nil
 		}
-		return nil
+		entry := *e
+		d := keptDir{entry: &entry}
+		err := object.WalkTree(ctx, c.cfg.Source, e.Tree, "", func(child *object.Entry) error {
+			d.names = append(d.names, child.Name)
+			return nil
+		})
+		kept[e.Name] = d
+		return err
 	})
-	return kept, err
+	return kept, top, err
 }
 
 // staleNames are names of a directory that the kernel may remember wrongly.
@@ -92,17 +106,19 @@ type staleNames struct {
 }
 
 // replaceAll starts a new generation that shows commit. The caller holds mu.
-func (c *Copy) replaceAll(id object.ID, commit *object.Commit, kept map[string]*object.Entry) (stale []staleNames) {
+func (c *Copy) replaceAll(id object.ID, commit *object.Commit, kept map[string]keptDir, top []string) []staleNames {
 	old := c.root
 	oldDirs := map[string]*node{}
 	for name := range kept {
 		if n, known := old.find(name); known && n != nil && n.isDir() {
 			oldDirs[name] = n
+		} else {
+			top = append(top, name)
 		}
 	}
-	stale = append(stale, staleNames{RootID, knownNames(old, oldDirs)})
-	for _, n := range oldDirs {
-		stale = append(stale, staleNames{n.id, knownNames(n, nil)})
+	stale := []staleNames{{RootID, knownNames(old, oldDirs, top)}}
+	for name, n := range oldDirs {
+		stale = append(stale, staleNames{n.id, knownNames(n, nil, kept[name].names)})
 	}
 
 	refs := old.refs
@@ -118,7 +134,7 @@ func (c *Copy) replaceAll(id object.ID, commit *object.Commit, kept map[string]*
 		c.orphan(n)
 	}
 	for name, n := range oldDirs {
-		c.keepDir(n, kept[name])
+		c.keepDir(n, kept[name].entry)
 	}
 	if commit == nil {
 		c.mark(c.root)
@@ -126,15 +142,23 @@ func (c *Copy) replaceAll(id object.ID, commit *object.Commit, kept map[string]*
 	return stale
 }
 
-func knownNames(n *node, except map[string]*node) (names []string) {
+// knownNames returns the names of a directory that the kernel may know, and those it may know not to exist, but for
+// directories that keep their nodes.
+func knownNames(n *node, except map[string]*node, also []string) (names []string) {
 	seen := map[string]bool{}
-	for _, m := range []map[string]*node{n.dir.loaded, n.dir.touched} {
-		for name := range m {
-			if _, kept := except[name]; !kept && !seen[name] {
-				seen[name] = true
-				names = append(names, name)
-			}
+	add := func(name string) {
+		if _, kept := except[name]; !kept && !seen[name] {
+			seen[name] = true
+			names = append(names, name)
 		}
+	}
+	for _, m := range []map[string]*node{n.dir.loaded, n.changed()} {
+		for name := range m {
+			add(name)
+		}
+	}
+	for _, name := range also {
+		add(name)
 	}
 	return names
 }

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"syscall"
 
+	"github.com/RoaringBitmap/roaring/v2"
 	"golang.org/x/sys/unix"
+
+	"dm/object"
 )
 
 // Fallocate is fallocate(2) with the modes 0, KEEP_SIZE, PUNCH_HOLE and ZERO_RANGE.
@@ -123,8 +126,8 @@ func (b *backing) writeZeros(start, end uint64) error {
 	return nil
 }
 
-// Seek finds the next data or hole at or after off, as lseek(2) does. Blocks that are not local count as data.
-func (c *Copy) Seek(_ context.Context, id NodeID, off int64, what RangeKind) (int64, error) {
+// Seek finds the next data or hole at or after off, as lseek(2) does.
+func (c *Copy) Seek(ctx context.Context, id NodeID, off int64, what RangeKind) (int64, error) {
 	f, err := c.fileOf(id)
 	if err != nil {
 		return 0, err
@@ -135,39 +138,114 @@ func (c *Copy) Seek(_ context.Context, id NodeID, off int64, what RangeKind) (in
 		c.mu.RUnlock()
 		return 0, err
 	}
-	size, partial := int64(n.size), f.partial && !(f.committed.Root.IsZero() && f.dirty == nil)
-	c.mu.RUnlock()
-	switch {
-	case off < 0 || off >= size:
-		return 0, syscall.ENXIO
-	case partial && what == Data:
-		return off, nil
-	case partial:
-		return size, nil
+	size, partial := int64(n.size), f.partial
+	var s seeker
+	if partial {
+		s = seeker{what: what, at: uint64(off), size: n.size, limit: f.limit, content: f.committed,
+			local: cloneSet(f.local), dirty: cloneSet(f.dirty), zeroed: cloneSet(f.zeroed)}
 	}
-	h, err := f.acquire(false)
+	c.mu.RUnlock()
+	if off < 0 || off >= size {
+		return 0, syscall.ENXIO
+	}
+	if partial {
+		return s.seek(ctx, c.cfg.Source)
+	}
+	return f.seekBacking(off, size, what)
+}
+
+func cloneSet(b *roaring.Bitmap) *roaring.Bitmap {
+	if b == nil {
+		return roaring.New()
+	}
+	return b.Clone()
+}
+
+// seekBacking asks the host's filesystem; where there is no file, or behind its end, all is one hole.
+func (b *backing) seekBacking(off, size int64, what RangeKind) (int64, error) {
+	h, err := b.acquire(false)
 	if err != nil {
 		return 0, err
 	}
-	if h == nil { // nothing written: one hole
+	if h == nil {
 		if what == Data {
 			return 0, syscall.ENXIO
 		}
 		return off, nil
 	}
-	defer f.release(h)
+	defer b.release(h)
 	whence := unix.SEEK_DATA
 	if what == Hole {
 		whence = unix.SEEK_HOLE
 	}
 	at, err := unix.Seek(h.fd, off, whence)
 	if errors.Is(err, unix.ENXIO) && what == Hole {
-		return off, nil // behind the end of the backing file the rest is a hole
+		return off, nil
 	}
 	if err != nil {
 		return 0, err
 	}
 	return min(at, size), nil
+}
+
+// seeker finds data and holes of a partial file: of what is not local, in the committed content's list.
+type seeker struct {
+	what                 RangeKind
+	at, size, limit      uint64
+	content              object.Content
+	local, dirty, zeroed *roaring.Bitmap
+}
+
+func (s *seeker) seek(ctx context.Context, src object.Source) (int64, error) {
+	from := s.at &^ (BlockSize - 1)
+	err := object.WalkSpans(ctx, src, s.content, from, func(off uint64, span object.Span) error {
+		end := off + span.Size
+		if !span.ID.IsZero() {
+			end = (end + BlockSize - 1) &^ (BlockSize - 1) // a block with some data in it is data
+		}
+		return s.scan(min(end, s.limit), span.ID.IsZero())
+	})
+	if err == nil {
+		err = s.scan(s.size, true)
+	}
+	switch {
+	case err == errFound:
+		return int64(min(s.at, s.size)), nil
+	case err != nil:
+		return 0, err
+	case s.what == Hole:
+		return int64(s.size), nil
+	}
+	return 0, syscall.ENXIO
+}
+
+// scan goes on from s.at to end, where what is not local is a hole or data, and stops with errFound at what is sought.
+func (s *seeker) scan(end uint64, hole bool) error {
+	for s.at < end {
+		b := blockOf(s.at)
+		next := (b + 1) * BlockSize
+		isHole := s.zeroed.Contains(uint32(b))
+		switch {
+		case isHole:
+		case s.dirty.Contains(uint32(b)):
+		case s.local.Contains(uint32(b)) || b*BlockSize >= s.limit:
+			isHole = hole
+		default:
+			isHole = hole
+			if it := s.local.Iterator(); hole { // straight to the next block that may be otherwise
+				it.AdvanceIfNeeded(uint32(b))
+				next = end
+				if it.HasNext() {
+					next = min(end, uint64(it.Next())*BlockSize)
+				}
+			}
+		}
+		if isHole == (s.what == Hole) {
+			return errFound
+		}
+		s.at = max(next, s.at+1)
+	}
+	return nil
 }
 
 // CopyRange copies bytes from one file to another and returns how many; fewer than n at the end of the source.
