@@ -242,7 +242,7 @@ type head struct {
 	Generation uint32 `json:"generation"`
 	Journal    uint64 `json:"journal"` // the first file to replay; later ones follow
 	Clean      bool   `json:"clean"`   // closed in order: everything is synced
-	Boot       string `json:"boot"`    // the kernel's boot id when it was last opened
+	Era        string `json:"era"`     // of the page cache, when it was last opened
 	NextIno    uint64 `json:"next_ino"`
 }
 

@@ -104,18 +104,23 @@ func (c *Copy) start(seq uint64, fresh bool) error {
 	return nil
 }
 
-// bootID tells one start of the kernel from another.
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+// era tells one life of the page cache over the backing files from another: the kernel's boot, and the mount of the
+// filesystem they are on. What was written and not synced in another era may be lost.
+func era(dir string) string {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(b))
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_MNT_ID_UNIQUE, &st); err != nil {
+		return strings.TrimSpace(string(boot))
+	}
+	return fmt.Sprintf("%s/%d", strings.TrimSpace(string(boot)), st.Mnt_id)
 }
 
 func (c *Copy) head(clean bool) head {
 	h := head{
-		Version: headVersion, Generation: c.gen, Journal: c.journal.seq, Clean: clean, Boot: bootID(), NextIno: c.nextIno,
+		Version: headVersion, Generation: c.gen, Journal: c.journal.seq, Clean: clean, Era: era(c.path), NextIno: c.nextIno,
 	}
 	if !c.id.IsZero() {
 		h.Base = c.id.String()

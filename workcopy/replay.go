@@ -351,7 +351,7 @@ func (c *Copy) recover(ctx context.Context, h head) error {
 	if err := c.dropParts(); err != nil {
 		return err
 	}
-	if h.Boot != bootID() || h.Boot == "" {
+	if now := era(c.path); h.Era != now || now == "" {
 		return c.recoverPowerLoss(ctx)
 	}
 	for _, n := range c.nodes {
@@ -534,6 +534,10 @@ func (c *Copy) compare(ctx context.Context, n *node) error {
 	}
 	if t := info.ModTime(); t.Unix() > n.mtime.Sec && n.epoch == c.epoch {
 		n.mtime = Time{t.Unix(), uint32(t.Nanosecond())}
+	}
+	if old := n.file.committed.Size; size > old {
+		c.mark(n)
+		n.file.markDirty(blockOf(old), blocksUpTo(size))
 	}
 	return object.WalkSpans(ctx, c.cfg.Source, n.file.committed, 0, func(off uint64, s object.Span) error {
 		if off >= size {

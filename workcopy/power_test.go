@@ -1,0 +1,230 @@
+package workcopy
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"dm/object"
+)
+
+// disk is an ext4 filesystem in a file that can lose its power.
+type disk struct {
+	t          *testing.T
+	image, dir string
+}
+
+func newDisk(t *testing.T) *disk {
+	t.Helper()
+	d := &disk{t, filepath.Join(t.TempDir(), "image"), t.TempDir()}
+	f, err := os.Create(d.image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(256 << 20); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	run(t, "mkfs.ext4", "-q", "-F", d.image)
+	d.mount()
+	t.Cleanup(func() { unix.Unmount(d.dir, unix.MNT_DETACH) })
+	return d
+}
+
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+}
+
+func (d *disk) mount() { run(d.t, "mount", "-o", "loop", d.image, d.dir) }
+
+// powerCut loses everything that was not synced, and brings the filesystem back.
+func (d *disk) powerCut() {
+	d.t.Helper()
+	const ext4Shutdown, noLogFlush = 0x8004587d, 2
+	f, err := os.Open(d.dir)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	how := uint32(noLogFlush)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), ext4Shutdown, uintptr(unsafe.Pointer(&how))); errno != 0 {
+		d.t.Fatal(errno)
+	}
+	f.Close()
+	run(d.t, "umount", d.dir)
+	d.mount()
+}
+
+// TestFsyncSurvivesPowerCut: the bytes, size and name of a file as of its last fsync are there after a power cut; what was
+// written later is there or not, byte range by byte range, and never something else. What differs from the commit is dirty.
+func TestFsyncSurvivesPowerCut(t *testing.T) {
+	for round := range rounds(t, 12) {
+		t.Run(fmt.Sprint(round), func(t *testing.T) { powerRound(t, uint64(round)) })
+	}
+}
+
+// synced is a file of the power test: bytes[i] is one of the values byte i may have.
+type synced struct {
+	name   string
+	id     NodeID
+	data   []byte                // as of the last fsync, extended
+	later  map[int]map[byte]bool // what may be there instead
+	min    int                   // the size as of the last fsync
+	synced bool                  // its name is
+}
+
+func powerRound(t *testing.T, seed uint64) {
+	ctx := context.Background()
+	d := newDisk(t)
+	store := newMemory()
+	dir := filepath.Join(d.dir, "copy")
+	cfg := Config{Source: store}
+	c, err := Create(ctx, dir, cfg, object.ID{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &branch{store: store}
+	rnd := rand.New(rand.NewPCG(seed, 99))
+	files := map[string]*synced{}
+	for cut := range 3 {
+		playUntilCut(t, ctx, c, b, rnd, files, cut)
+		kill(c)
+		d.powerCut()
+		if c, err = Open(ctx, dir, cfg, b.id); err != nil {
+			t.Fatalf("open after power cut %d: %v", cut, err)
+		}
+		for name, f := range files {
+			f.check(t, ctx, c)
+			if !f.synced {
+				delete(files, name)
+			}
+		}
+		// What is there now must be what a commit of it says: nothing that differs may count as clean.
+		before, err := read(ctx, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := b.commit(ctx, c, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, err := committed(ctx, store, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := before.diff(after); diff != "" {
+			t.Fatalf("after power cut %d, in the volume, in a commit of it:\n%s", cut, diff)
+		}
+	}
+	if err := c.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func playUntilCut(t *testing.T, ctx context.Context, c *Copy, b *branch, rnd *rand.Rand, files map[string]*synced, cut int) {
+	for i := range 60 {
+		name := fmt.Sprintf("f%d", rnd.IntN(8))
+		f := files[name]
+		if f == nil {
+			id, _, err := c.Make(ctx, RootID, name, NewInode{Mode: object.ModeRegular | 0o600})
+			if err != nil {
+				if id, _, err = c.Lookup(ctx, RootID, name); err != nil {
+					t.Fatal(err)
+				}
+				size := uint64(0)
+				if _, err := c.SetAttr(ctx, id, AttrChange{Size: &size}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			f = &synced{name: name, id: id, later: map[int]map[byte]bool{}}
+			files[name] = f
+		} else if _, ok := c.nodes[f.id]; !ok {
+			id, _, err := c.Lookup(ctx, RootID, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.id = id
+		}
+		switch rnd.IntN(10) {
+		case 0, 1, 2:
+			f.fsync(t, ctx, c, rnd.IntN(2) == 0)
+		case 3:
+			if _, err := b.commit(ctx, c, nil); err != nil {
+				t.Fatal(err)
+			}
+		case 4:
+			if err := c.settleDown(); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			f.write(t, ctx, c, rnd, byte(1+cut*60+i))
+		}
+	}
+}
+
+func (f *synced) write(t *testing.T, ctx context.Context, c *Copy, rnd *rand.Rand, v byte) {
+	off, n := rnd.IntN(60_000), 1+rnd.IntN(9000)
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = v
+	}
+	if _, err := c.Write(ctx, f.id, [][]byte{p}, int64(off), false, false); err != nil {
+		t.Fatal(err)
+	}
+	for len(f.data) < off+n {
+		f.data = append(f.data, 0)
+	}
+	for i := off; i < off+n; i++ {
+		if f.later[i] == nil {
+			f.later[i] = map[byte]bool{}
+		}
+		f.later[i][v] = true
+	}
+}
+
+// current reads the file as it is, which is what an fsync makes durable.
+func (f *synced) fsync(t *testing.T, ctx context.Context, c *Copy, dataOnly bool) {
+	if err := c.Fsync(ctx, f.id, dataOnly); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(ctx, f.id, f.data, 0); err != nil {
+		t.Fatal(err)
+	}
+	f.later, f.min, f.synced = map[int]map[byte]bool{}, len(f.data), true
+}
+
+func (f *synced) check(t *testing.T, ctx context.Context, c *Copy) {
+	t.Helper()
+	id, a, err := c.Lookup(ctx, RootID, f.name)
+	if err != nil {
+		if f.synced {
+			t.Fatalf("%s was synced and is gone: %v", f.name, err)
+		}
+		return
+	}
+	f.id = id
+	if int(a.Size) < f.min {
+		t.Fatalf("%s was synced with %d bytes and has %d", f.name, f.min, a.Size)
+	}
+	got := make([]byte, a.Size)
+	if _, err := c.Read(ctx, id, got, 0); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range got {
+		if i < len(f.data) && v == f.data[i] || f.later[i][v] || i >= f.min && v == 0 {
+			continue
+		}
+		t.Fatalf("%s, byte %d of %d (synced: %d) is %d, which it never was", f.name, i, len(got), f.min, v)
+	}
+	f.data, f.later, f.min = got, map[int]map[byte]bool{}, len(got)
+}
