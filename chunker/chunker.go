@@ -80,33 +80,40 @@ func Gear(buf []byte) int {
 }
 
 // scan rolls h over b and returns the number of bytes up to and with the first at which h&mask is zero, or 0 if there is
-// none, and h at the end. Eight steps go without a bounds check; the shift and add of one step are one instruction.
+// none, and h at the end.
+//
+// Each step needs the h of the step before, so it is their latency that counts. Two steps go together: with x and y for the
+// table's values of two bytes, h*4 + (x*2+y) is what two steps make of h, and only the multiplication waits for it.
 func scan(b []byte, h, mask uint64) (int, uint64) {
 	i := 0
 	for ; i+8 <= len(b); i += 8 {
 		p := b[i : i+8 : i+8]
-		if h = h<<1 + gear[p[0]]; h&mask == 0 {
+		x, y := gear[p[0]], gear[p[1]]
+		if (h*2+x)&mask == 0 {
 			return i + 1, h
 		}
-		if h = h<<1 + gear[p[1]]; h&mask == 0 {
+		if h = h*4 + (x*2 + y); h&mask == 0 {
 			return i + 2, h
 		}
-		if h = h<<1 + gear[p[2]]; h&mask == 0 {
+		x, y = gear[p[2]], gear[p[3]]
+		if (h*2+x)&mask == 0 {
 			return i + 3, h
 		}
-		if h = h<<1 + gear[p[3]]; h&mask == 0 {
+		if h = h*4 + (x*2 + y); h&mask == 0 {
 			return i + 4, h
 		}
-		if h = h<<1 + gear[p[4]]; h&mask == 0 {
+		x, y = gear[p[4]], gear[p[5]]
+		if (h*2+x)&mask == 0 {
 			return i + 5, h
 		}
-		if h = h<<1 + gear[p[5]]; h&mask == 0 {
+		if h = h*4 + (x*2 + y); h&mask == 0 {
 			return i + 6, h
 		}
-		if h = h<<1 + gear[p[6]]; h&mask == 0 {
+		x, y = gear[p[6]], gear[p[7]]
+		if (h*2+x)&mask == 0 {
 			return i + 7, h
 		}
-		if h = h<<1 + gear[p[7]]; h&mask == 0 {
+		if h = h*4 + (x*2 + y); h&mask == 0 {
 			return i + 8, h
 		}
 	}
