@@ -58,6 +58,10 @@ func (l *Load) Start() error {
 	l.wait.Go(func() {
 		for !l.stop.Load() {
 			for i := range l.dbs {
+				// A state that was restored may have the traveller in the middle of its round.
+				if l.log[i][0].sent.Load() > l.log[len(l.dbs)-1][0].sent.Load() {
+					continue
+				}
 				if !l.one(i, 0, conns[i][0]) {
 					return
 				}
