@@ -40,9 +40,6 @@ func (c *call) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 func (c *call) Value(any) any { return nil }
 
-// PassGate says that the operation must not wait at the volume's gate.
-func (c *call) PassGate() bool { return c.pass }
-
 func (c *call) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -75,8 +75,8 @@ func (fs *filesystem) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *f
 	ch := change(in)
 	ch.Late = fs.isLate(in)
 	if ch.Size != nil && fs.cutter != nil {
-		c.pass = fs.cutter.beginTruncate()
-		defer fs.cutter.endTruncate(c.pass)
+		ch.Pass = fs.cutter.beginTruncate()
+		defer fs.cutter.endTruncate(ch.Pass)
 	}
 	a, err := fs.vol.SetAttr(c, id, ch)
 	if err != nil {

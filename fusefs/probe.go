@@ -123,8 +123,8 @@ func (p *probe) GetAttr(_ context.Context, id workcopy.NodeID) (workcopy.Attr, e
 	return p.attr(id)
 }
 
-func (p *probe) SetAttr(ctx context.Context, id workcopy.NodeID, ch workcopy.AttrChange) (workcopy.Attr, error) {
-	if c, ok := ctx.(interface{ PassGate() bool }); ch.Late || ok && c.PassGate() {
+func (p *probe) SetAttr(_ context.Context, id workcopy.NodeID, ch workcopy.AttrChange) (workcopy.Attr, error) {
+	if ch.Late || ch.Pass {
 		p.mu.Lock()
 	} else {
 		p.lockGate()
