@@ -44,21 +44,24 @@ func (s *Store) load(ctx context.Context, kind object.Kind, id object.ID, find f
 			return nil, err
 		}
 		plain, err := s.loadOnce(kind, id, find)
-		if errors.Is(err, fs.ErrNotExist) && errs.KindOf(err) == errs.NotFound && !isUnknown(err) && try < 3 {
-			continue
-		}
-		if errors.Is(err, fs.ErrNotExist) && !isUnknown(err) {
+		if movedAway(err) {
+			if try < retries {
+				continue
+			}
 			err = errs.New(errs.Damaged, "%w", err)
 		}
-		if err != nil {
-			if k := errs.KindOf(err); k == errs.Damaged {
-				err = errs.WithHint(err, "run 'dm fsck' to see what it affects")
-			}
-			return nil, err
+		if errs.KindOf(err) == errs.Damaged {
+			err = errs.WithHint(err, "run 'dm fsck' to see what it affects")
 		}
-		return plain, nil
+		return plain, err
 	}
 }
+
+// retries is how often an object is looked for again whose pack was gone when it was to be read.
+const retries = 3
+
+// movedAway says whether err is that of a pack that is not there (any more).
+func movedAway(err error) bool { return errors.Is(err, fs.ErrNotExist) && !isUnknown(err) }
 
 // unknown is the error for an object that the index does not have.
 type unknown struct {

@@ -13,6 +13,7 @@ import (
 
 	"dm/internal/errs"
 	"dm/object"
+	"dm/store/pack"
 )
 
 // random returns n bytes of a fixed pseudo-random stream.
@@ -301,6 +302,28 @@ func TestDeltaChains(t *testing.T) {
 	s = testStore(t, dir, Options{CacheBytes: 1})
 	for id, p := range plains {
 		wantObject(t, s, object.KindChunk, id, p)
+	}
+}
+
+// Content that moved within a chunk is found, and content that has nothing in common with what stood there is not tried.
+func TestMovedContent(t *testing.T) {
+	s := testStore(t, t.TempDir(), Options{CacheBytes: 1})
+	text := []byte(nil)
+	for i := range 1000 {
+		text = fmt.Appendf(text, "line %d says %x\n", i, random(uint64(i), 20))
+	}
+	b := begin(t, s)
+	old := put(t, b, object.KindChunk, text, object.ID{})
+	moved := append([]byte("a line before all others\n"), text...)
+	id := put(t, b, object.KindChunk, moved, old)
+	other := put(t, b, object.KindChunk, random(9, 50000), old)
+	commit(t, b, nil)
+	wantObject(t, s, object.KindChunk, id, moved)
+	if n, err := s.StoredSize(id); n > 300 || err != nil {
+		t.Errorf("a line put in front takes %d bytes, %v", n, err)
+	}
+	if e, _, _ := s.lookup(other); e.enc != pack.Raw {
+		t.Errorf("unrelated content is stored as %v", e.enc)
 	}
 }
 
