@@ -4,6 +4,7 @@
 #   make test      installs what the tests need from Debian's packages, then runs all tests
 #   make check     formatting, vet, staticcheck, house rules; seconds when cached
 #   make bench     speed, compared with restic and borg
+#   make fmt       formats all Go files as make check wants them
 #   make soak      the crash and random tests with many more rounds
 #   make install   the binary and the systemd unit; PREFIX, DESTDIR
 
@@ -18,7 +19,7 @@ TIMEOUT ?= 20m
 # Packages whose tests mount, start servers and load the machine: two at a time is what two cores can take.
 TESTFLAGS ?= -p 2
 
-.PHONY: build demo test check deps bench soak install docs clean
+.PHONY: build demo test fmt check deps bench soak install docs clean
 
 build:
 	$(BUILD) -o bin/dm ./cmd/dm
@@ -34,11 +35,13 @@ deps:
 	@sh tools/deps.sh internal/e2e/packages.txt
 
 check:
-	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); test -z "$$bad" || { echo "gofmt -w these: $$bad"; exit 1; }
-	@bad=$$($(TOOL) gofumpt -l $$(git ls-files -co --exclude-standard '*.go')); test -z "$$bad" || { echo "gofumpt -w these: $$bad"; exit 1; }
+	@bad=$$($(TOOL) gofumpt -l $$(git ls-files -co --exclude-standard '*.go')); test -z "$$bad" || { echo "run make fmt, for: $$bad"; exit 1; }
 	go vet ./...
 	$(TOOL) staticcheck -checks inherit,-SA4023 ./...
 	go test ./internal/policy
+
+fmt:
+	$(TOOL) gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
 
 bench: build deps
 	DM=$(CURDIR)/bin/dm go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/bench

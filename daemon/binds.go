@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -139,8 +140,24 @@ func unbind(dir string) error {
 	return errs.New(errs.KindOf(err), "unmount %s: %w", dir, err)
 }
 
-// usersBelow names the processes that have something open below dir, as far as /proc tells. It follows no link into dir.
+// lookWait bounds how long an error waits for the names of who is in the way. To read of a process that hangs in the
+// kernel in /proc can hang too.
+const lookWait = 2 * time.Second
+
+// usersBelow names the processes that have something open below dir, as far as /proc tells in time. It follows no link
+// into dir.
 func usersBelow(dir string) string {
+	found := make(chan string, 1)
+	go func() { found <- findUsers(dir) }()
+	select {
+	case users := <-found:
+		return users
+	case <-time.After(lookWait):
+		return ""
+	}
+}
+
+func findUsers(dir string) string {
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
 		return ""

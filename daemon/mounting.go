@@ -167,7 +167,10 @@ func (s *server) unmountAll(ctx context.Context, force bool) error {
 			err := s.branches.hide(wait, id)
 			if err != nil && force {
 				s.log.Warn("volume is taken away from who uses it", "err", err)
-				return s.branches.detach(ctx, id)
+				// Whoever hangs in an unmount holds the lock that this needs.
+				last, cancel := context.WithTimeout(ctx, unmountGrace)
+				defer cancel()
+				return s.branches.detach(last, id)
 			}
 			return err
 		})

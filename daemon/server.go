@@ -145,8 +145,23 @@ func (s *server) shutdown(ctx context.Context, srv *http.Server, cancelOps func(
 // unmountGrace is how long a server that must end waits for processes that use its mounts, before it takes them away.
 const unmountGrace = 10 * time.Second
 
+// closeGrace bounds the whole end of a server. A mount that hangs in the kernel is left to the next start, which aborts
+// it; what the processes behind it wrote is in the journals.
+const closeGrace = time.Minute
+
 // close ends everything that newServer opened, as far as it came. Mounts in use are detached after a bounded wait.
 func (s *server) close(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- s.closeAll(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(closeGrace):
+		return errs.New(errs.Internal, "not all volumes could be closed within %v", closeGrace)
+	}
+}
+
+func (s *server) closeAll(ctx context.Context) error {
 	var all []error
 	if s.branches != nil {
 		all = append(all, s.unmountAll(ctx, true))

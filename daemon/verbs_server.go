@@ -105,6 +105,10 @@ func (s *server) prepareStop(ctx context.Context, force bool) error {
 			"wait for them, or cancel them with 'dm cluster stop --force'")
 	}
 	err := s.unmountAll(ctx, force)
+	if err != nil && force {
+		s.log.Error("a volume cannot be taken away; the server ends all the same", "err", err)
+		return nil
+	}
 	if err == nil {
 		return nil
 	}

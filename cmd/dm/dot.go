@@ -53,8 +53,15 @@ func (c *dotShowCmd) run(cmd *cobra.Command, args []string) error {
 		return writeJSON(c.out, r)
 	}
 	fields := [][2]string{
-		{"name", r.Name}, {"id", r.ID}, {"created", r.Created}, {"server", r.Server}, {"path", string(r.Path)},
-		{"branch", r.Branch}, {"head", r.Head}, {"size", c.bytes(r.Size)}, {"dirty", c.bytes(r.Dirty)},
+		{"name", r.Name},
+		{"id", r.ID},
+		{"created", r.Created},
+		{"server", r.Server},
+		{"path", string(r.Path)},
+		{"branch", r.Branch},
+		{"head", r.Head},
+		{"size", c.bytes(r.Size)},
+		{"dirty", c.bytes(r.Dirty)},
 		{"commits", strconv.Itoa(r.Commits)},
 	}
 	for _, s := range r.Subdots {
@@ -121,7 +128,7 @@ func (c *dotDeleteCmd) run(cmd *cobra.Command, args []string) error {
 			return err
 		}
 	}
-	if err := server.DeleteDot(cmd.Context(), api.DotRequest{Dot: dot.Dot}); err != nil {
+	if err := server.DeleteDot(cmd.Context(), api.DotRequest(dot)); err != nil {
 		return err
 	}
 	return c.moveCurrentDot(dot.Dot, "")

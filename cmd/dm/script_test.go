@@ -32,6 +32,7 @@ const scriptDeadline = 2 * time.Minute
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
+		WorkdirRoot:         t.TempDir(), // whose removal fails if a script leaves something mounted
 		Deadline:            time.Now().Add(scriptDeadline),
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

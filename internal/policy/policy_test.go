@@ -240,7 +240,8 @@ func constantLike(v ast.Expr) bool {
 	return ok && (x.Name == "errors" && sel.Sel.Name == "New" || x.Name == "regexp" && sel.Sel.Name == "MustCompile")
 }
 
-// assignedOnce says whether nothing in the package assigns to a global, takes its address or changes what it holds.
+// assignedOnce says whether nothing in the package assigns to a global, takes its address or changes what it holds. A
+// local variable of the same name counts as the global: name it otherwise.
 func assignedOnce(all []file, of file, name string) bool {
 	once := true
 	is := func(e ast.Expr) bool {
@@ -249,7 +250,7 @@ func assignedOnce(all []file, of file, name string) bool {
 			case *ast.IndexExpr:
 				e = x.X
 			case *ast.Ident:
-				return x.Name == name && (x.Obj == nil || x.Obj.Kind == ast.Var && isGlobal(x.Obj))
+				return x.Name == name
 			default:
 				return false
 			}
@@ -268,17 +269,12 @@ func assignedOnce(all []file, of file, name string) bool {
 			case *ast.IncDecStmt:
 				once = once && !is(s.X)
 			case *ast.UnaryExpr:
-				once = once && !(s.Op == token.AND && is(s.X))
+				once = once && (s.Op != token.AND || !is(s.X))
 			}
 			return once
 		})
 	}
 	return once
-}
-
-func isGlobal(o *ast.Object) bool {
-	spec, ok := o.Decl.(*ast.ValueSpec)
-	return ok && slices.ContainsFunc(spec.Names, func(n *ast.Ident) bool { return n.Obj == o })
 }
 
 func TestNothingIsLeftForLater(t *testing.T) {
