@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
 	"dm/chunker"
@@ -19,8 +18,6 @@ import (
 	"dm/object"
 	"dm/workcopy"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // memory is a store of objects in memory that counts, and fails when told to.
 type memory struct {
