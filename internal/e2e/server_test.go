@@ -87,7 +87,7 @@ func (s *server) cleanup() {
 		s.t.Errorf("process %d is left over: %s", pid, commandLine(pid))
 		syscall.Kill(pid, syscall.SIGKILL)
 	}
-	unmountBelow(s.t, s.base)
+	unmountBelow(s.t, s.home)
 }
 
 // start starts the server and waits until it answers.
