@@ -171,7 +171,7 @@ func subdots(all []dot.SubdotStatus) []api.Subdot {
 	for i, sub := range all {
 		list[i] = api.Subdot{
 			Name: sub.Name, Size: int64(sub.Size), Dirty: int64(sub.Dirty), Changed: int64(sub.Changed),
-			Local: int64(sub.Local), Containers: []string{},
+			Containers: []string{},
 		}
 	}
 	return list

@@ -85,7 +85,6 @@ type SubdotStatus struct {
 	Size       uint64   `json:"size"`
 	Dirty      uint64   `json:"dirty"`
 	Changed    uint64   `json:"changed"`
-	Local      uint64   `json:"local"`
 	Containers []string `json:"containers"`
 }
 

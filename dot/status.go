@@ -20,14 +20,18 @@ func (d *Dots) Status(ctx context.Context, n Name) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
+	local, err := u.Copy.LocalBytes(ctx)
+	if err != nil {
+		return nil, err
+	}
 	res := &Status{
 		Name: u.dot.name().DotName(), Branch: u.name, Commit: hexOrEmpty(u.tip),
-		Size: st.Size, Dirty: st.Dirty, Changed: st.Changed, Local: st.Local, Subdots: []SubdotStatus{},
+		Size: st.Size, Dirty: st.Dirty, Changed: st.Changed, Local: local, Subdots: []SubdotStatus{},
 	}
 	for _, name := range sortedKeys(st.Subdots) {
 		s := st.Subdots[name]
 		res.Subdots = append(res.Subdots, SubdotStatus{
-			Name: name, Size: s.Size, Dirty: s.Dirty, Changed: s.Changed, Local: s.Local, Containers: []string{},
+			Name: name, Size: s.Size, Dirty: s.Dirty, Changed: s.Changed, Containers: []string{},
 		})
 	}
 	return res, nil

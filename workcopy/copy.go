@@ -51,6 +51,8 @@ type Copy struct {
 	kernel  Kernel
 	commits sync.Mutex // one commit, reset or graft at a time
 	tasks   sync.WaitGroup
+	aheads  chan struct{}   // one for each fetch that runs ahead of its reader
+	life    context.Context // ends with Close
 	stop    context.CancelFunc
 }
 

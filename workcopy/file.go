@@ -76,9 +76,11 @@ func (c *Copy) Read(ctx context.Context, id NodeID, p []byte, off int64) (int, e
 	partial := n.file.partial
 	c.mu.RUnlock()
 	if partial && len(p) > 0 {
-		if err := c.fill(ctx, id, uint64(off), uint64(off)+uint64(len(p))); err != nil {
+		end := uint64(off) + uint64(len(p))
+		if err := c.fill(ctx, id, uint64(off), end); err != nil {
 			return 0, err
 		}
+		c.readAhead(n, uint64(off), end)
 	}
 	return len(p), n.file.readAt(p, off)
 }

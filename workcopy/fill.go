@@ -42,6 +42,8 @@ func (c *Copy) fill(ctx context.Context, id NodeID, off, end uint64) error {
 	}
 }
 
+var errClosed = errs.New(errs.Internal, "the working copy is closed")
+
 // maxPiece bounds what one fill asks for at a time, in bytes; the chunks at its ends come on top.
 const maxPiece = 1 << 20
 
@@ -111,10 +113,10 @@ func (c *Copy) place(n *node, p piece) error {
 			blocks = append(blocks, b)
 		}
 	}
-	gone := c.readonlyData()
+	closed := c.closed
 	c.mu.RUnlock()
-	if gone {
-		return errs.New(errs.Internal, "working copy is closed")
+	if closed {
+		return errClosed
 	}
 	for i := 0; i < len(blocks); {
 		j := i + 1
@@ -128,8 +130,6 @@ func (c *Copy) place(n *node, p piece) error {
 	}
 	return c.filled(n, blocks)
 }
-
-func (c *Copy) readonlyData() bool { return c.closed }
 
 // writePiece writes the bytes [from, to) of a piece; holes stay holes.
 func (f *content) writePiece(p piece, from, to uint64) error {

@@ -68,6 +68,8 @@ type content struct {
 	local     *roaring.Bitmap // only if partial
 	limit     uint64          // only if partial
 
+	ahead readAhead // of partial files
+
 	// io is held shared by whoever changes bytes, and exclusively by a fill, which must not write what it fetched over
 	// what somebody has just written. Taken before Copy.mu.
 	io sync.RWMutex

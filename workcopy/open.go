@@ -45,6 +45,7 @@ func newCopy(dir string, cfg Config) *Copy {
 	c := &Copy{
 		path: dir, cfg: cfg, log: cfg.Log, readonly: cfg.ReadOnly, epoch: 1, flight: &sync.WaitGroup{},
 		nodes: map[NodeID]*node{}, inodes: map[uint64]*node{}, dirty: map[*node]struct{}{}, promotions: map[*node]struct{}{},
+		aheads: make(chan struct{}, maxReadAheads),
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
@@ -97,10 +98,9 @@ func (c *Copy) start(seq uint64, fresh bool) error {
 	if err := c.dump(); err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	c.stop = stop
+	c.life, c.stop = context.WithCancel(context.Background())
 	c.tasks.Add(1)
-	go c.background(ctx)
+	go c.background(c.life)
 	return nil
 }
 
@@ -366,7 +366,9 @@ func (c *Copy) syncFS() error {
 func (c *Copy) Close(context.Context) error {
 	c.commits.Lock()
 	defer c.commits.Unlock()
+	c.mu.Lock()
 	c.stop()
+	c.mu.Unlock()
 	c.tasks.Wait()
 	err := c.settleDown()
 	c.mu.Lock()

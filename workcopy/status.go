@@ -4,6 +4,8 @@ import (
 	"context"
 	"sort"
 
+	"golang.org/x/sys/unix"
+
 	"dm/object"
 )
 
@@ -12,7 +14,6 @@ type Figures struct {
 	Size    uint64 // bytes of all regular files
 	Dirty   uint64 // bytes of blocks written since the commit; a changed inode without such blocks counts as one block
 	Changed uint64 // files and other non-directories made, changed or removed since the commit
-	Local   uint64 // bytes that files in memory have in their backing files, of those that are not complete
 	Files   uint64 // everything that is not a directory
 }
 
@@ -20,7 +21,6 @@ func (f *Figures) add(o Figures) {
 	f.Size += o.Size
 	f.Dirty += o.Dirty
 	f.Changed += o.Changed
-	f.Local += o.Local
 	f.Files += o.Files
 }
 
@@ -187,11 +187,20 @@ func (c *Copy) visitDirty(n *node, st *Status) (gone []goneName) {
 			f.Changed = 1
 		}
 	}
-	if n.file != nil && n.file.partial && n.file.local != nil {
-		f.Local = n.file.local.GetCardinality() * BlockSize
-	}
 	st.count(subdot, f)
 	return gone
+}
+
+// LocalBytes returns what the backing files take on the host's filesystem, in bytes. It visits each of them.
+func (c *Copy) LocalBytes(context.Context) (total uint64, err error) {
+	err = c.eachBacking(func(_ uint64, _ bool, path string) error {
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) == nil { // it may have been removed meanwhile
+			total += uint64(st.Blocks) * 512
+		}
+		return nil
+	})
+	return total, err
 }
 
 // Change is a path that differs from the commit.

@@ -42,7 +42,7 @@ func (c *statusCmd) run(cmd *cobra.Command, _ []string) error {
 		return writeJSON(c.out, st)
 	case c.scripting:
 		for _, s := range st.Subdots {
-			if err := scriptLine(c.out, s.Name, s.Size, s.Dirty, s.Changed, s.Local, strings.Join(s.Containers, ",")); err != nil {
+			if err := scriptLine(c.out, s.Name, s.Size, s.Dirty, s.Changed, strings.Join(s.Containers, ",")); err != nil {
 				return err
 			}
 		}
@@ -53,11 +53,16 @@ func (c *statusCmd) run(cmd *cobra.Command, _ []string) error {
 		head = "no commit yet"
 	}
 	fmt.Fprintf(c.out, "Dot %s on branch %s (%s)\n\n", st.Dot, st.Branch, head)
-	rows := [][]string{{"SUBDOT", "SIZE", "DIRTY", "CHANGED", "LOCAL", "CONTAINERS"}}
+	rows := [][]string{{"SUBDOT", "SIZE", "DIRTY", "CHANGED", "CONTAINERS"}}
 	for _, s := range append(st.Subdots, st.Total) {
 		rows = append(rows, []string{
-			s.Name, size(s.Size), size(s.Dirty), strconv.FormatInt(s.Changed, 10), size(s.Local), strings.Join(s.Containers, ","),
+			s.Name, size(s.Size), size(s.Dirty), strconv.FormatInt(s.Changed, 10), strings.Join(s.Containers, ","),
 		})
 	}
-	return table(c.out, rows)
+	if err := table(c.out, rows); err != nil {
+		return err
+	}
+	// Counted for the whole: a backing file does not know its subdot.
+	_, err := fmt.Fprintf(c.out, "\nlocal: %s\n", size(st.Total.Local))
+	return err
 }
