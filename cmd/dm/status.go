@@ -63,6 +63,6 @@ func (c *statusCmd) run(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	// Counted for the whole: a backing file does not know its subdot.
-	_, err := fmt.Fprintf(c.out, "\nlocal: %s\n", size(st.Total.Local))
+	_, err = fmt.Fprintf(c.out, "\nlocal: %s\n", size(st.Total.Local))
 	return err
 }
