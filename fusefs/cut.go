@@ -31,8 +31,8 @@ import (
 type cutter struct {
 	mount   *Mount
 	leases  *leases
-	flusher *Flusher // nil: none, which is possible with Through only
-	id      uint32   // of this mount, for the flusher
+	flusher *Flusher      // nil: none, which is possible with Through only
+	id      atomic.Uint32 // of this mount, for the flusher; 0: not yet known to it
 
 	truncates truncates
 	released  chan struct{} // a cut is over: what the flusher kept open can go
@@ -53,22 +53,26 @@ const (
 	flushEnough = 2 * time.Millisecond
 )
 
-func newCutter(ctx context.Context, m *Mount) (*cutter, error) {
-	c := &cutter{mount: m, leases: m.leases, flusher: m.opts.Flusher, released: make(chan struct{}, 1)}
+func newCutter(m *Mount) *cutter {
+	c := &cutter{mount: m, leases: m.leases, flusher: m.opts.Flusher, released: make(chan struct{}, 1), stop: func() {}}
 	c.truncates.changed = sync.NewCond(&c.truncates.mu)
+	return c
+}
+
+// begin makes the mount known to the flusher, and starts the work in the background.
+func (c *cutter) begin(ctx context.Context) error {
 	if c.flusher == nil {
-		c.stop = func() {}
-		return c, nil
+		return nil
 	}
-	id, err := c.flusher.attach(ctx, m.dir, m.dev)
+	id, err := c.flusher.attach(ctx, c.mount.dir, c.mount.dev)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	c.id = id
+	c.id.Store(id)
 	bg, stop := context.WithCancel(context.Background())
 	c.stop = stop
 	c.done.Go(func() { c.tidy(bg) })
-	return c, nil
+	return nil
 }
 
 func (c *cutter) isFlusher(thread uint32) bool {
@@ -154,7 +158,7 @@ func (c *cutter) flushThese(ctx context.Context, how flushKind, ids []workcopy.N
 	if len(ids) == 0 {
 		return nil
 	}
-	gone, err := c.flusher.flush(ctx, c.id, how, ids)
+	gone, err := c.flusher.flush(ctx, c.id.Load(), how, ids)
 	for _, id := range gone {
 		c.leases.drop(id)
 	}
@@ -166,7 +170,7 @@ func (c *cutter) flushThese(ctx context.Context, how flushKind, ids []workcopy.N
 
 // flushNode writes out one file, if it may be dirty.
 func (c *cutter) flushNode(ctx context.Context, id workcopy.NodeID) error {
-	if c.flusher == nil || !c.leases.isHot(id) {
+	if c.id.Load() == 0 || !c.leases.isHot(id) {
 		return nil
 	}
 	return c.flushThese(ctx, flushAlone, []workcopy.NodeID{id})
@@ -247,7 +251,7 @@ func (c *cutter) tidy(ctx context.Context) {
 			for end := time.Now().Add(releaseAfter); c.leases.dark.Load() != 0 && time.Now().Before(end) && ctx.Err() == nil; {
 				time.Sleep(time.Millisecond)
 			}
-			err = c.flusher.release(ctx, c.id)
+			err = c.flusher.release(ctx, c.id.Load())
 		case <-c.leases.full:
 			err = c.notify(ctx, c.leases.recall(maxLeases/8))
 		case <-tick.C:
@@ -279,24 +283,24 @@ func (c *cutter) retire(ctx context.Context) error {
 
 // pause makes the flusher let go of the mount, so that it can be unmounted.
 func (c *cutter) pause(ctx context.Context) {
-	if c.flusher != nil {
-		c.flusher.detach(ctx, c.id)
+	if c.id.Load() != 0 {
+		c.flusher.detach(ctx, c.id.Load())
 	}
 }
 
 func (c *cutter) resume(ctx context.Context) error {
-	if c.flusher == nil {
+	if c.id.Load() == 0 {
 		return nil
 	}
-	return c.flusher.reattach(ctx, c.id)
+	return c.flusher.reattach(ctx, c.id.Load())
 }
 
 // close ends the work in the background, when the mount is gone.
 func (c *cutter) close() {
 	c.once.Do(func() {
 		c.stop()
-		if c.flusher != nil {
-			c.flusher.remove(c.id)
+		if c.id.Load() != 0 {
+			c.flusher.remove(c.id.Load())
 		}
 	})
 	c.done.Wait()

@@ -308,7 +308,7 @@ func TestCutNeedsRecall(t *testing.T) {
 // Where no leases are given, all questions are asked and cuts are right as well.
 func TestCutWithoutLeases(t *testing.T) {
 	opts := Options{Cache: Writeback, Flusher: newTestFlusher(t)}
-	s := cutRing(t, newProbe(wideFiles, ringBlocks*ringBlock), opts, "truncate", 200, func(m *Mount) { m.leases.max = 0 })
+	s := cutRing(t, newProbe(wideFiles, ringBlocks*ringBlock), opts, "truncate", 200, func(m *Mount) { m.leases.max.Store(0) })
 	if s.violations > 0 {
 		t.Errorf("%d violations, the first: %v", s.violations, s.first)
 	}

@@ -22,7 +22,7 @@ import (
 // Safe for concurrent use. When it is off (write-through, read-only) every file may be cached and only warm is kept.
 type leases struct {
 	on     bool
-	max    int64
+	max    atomic.Int64
 	count  atomic.Int64 // of leased
 	full   chan struct{}
 	shards [leaseShards]leaseShard
@@ -55,7 +55,8 @@ type warmth struct {
 }
 
 func newLeases(on bool) *leases {
-	l := &leases{on: on, max: maxLeases, full: make(chan struct{}, 1)}
+	l := &leases{on: on, full: make(chan struct{}, 1)}
+	l.max.Store(maxLeases)
 	for i := range l.shards {
 		s := &l.shards[i]
 		s.refs = map[workcopy.NodeID]uint64{}
@@ -98,7 +99,7 @@ func (l *leases) take(id workcopy.NodeID, refs uint64) bool {
 	if _, has := s.leased[id]; has {
 		return true
 	}
-	if l.count.Load() >= l.max {
+	if l.count.Load() >= l.max.Load() {
 		select {
 		case l.full <- struct{}{}:
 		default:

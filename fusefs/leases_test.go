@@ -10,7 +10,7 @@ import (
 
 func TestLeases(t *testing.T) {
 	l := newLeases(true)
-	l.max = 2
+	l.max.Store(2)
 	if !l.take(10, 1) || !l.take(11, 1) || !l.take(10, 0) {
 		t.Fatal("no lease while there is room")
 	}

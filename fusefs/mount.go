@@ -57,9 +57,13 @@ func New(ctx context.Context, vol Volume, dir string, opts Options) (*Mount, err
 	if err != nil {
 		return nil, fmt.Errorf("mount: %w", err)
 	}
-	m := &Mount{dir: dir, vol: vol, opts: opts, log: opts.Log.With("mount", dir), served: make(chan struct{})}
+	m := &Mount{dir: dir, vol: vol, opts: opts, log: opts.Log.With("mount", dir), served: make(chan struct{}), detach: func() {}}
 	m.leases = newLeases(opts.Cache == Writeback && !opts.ReadOnly)
 	m.fs = newFilesystem(vol, m.leases, opts, m.log)
+	if !opts.ReadOnly {
+		m.cutter = newCutter(m)
+		m.fs.cutter = m.cutter
+	}
 	if err := m.start(); err != nil {
 		return nil, err
 	}
@@ -127,15 +131,12 @@ func (m *Mount) ready(ctx context.Context) error {
 	}
 	m.dev = dev
 	m.tune()
-	if m.opts.ReadOnly {
-		m.detach = func() {}
+	if m.cutter == nil {
 		return nil
 	}
-	m.cutter, err = newCutter(ctx, m)
-	if err != nil {
+	if err := m.cutter.begin(ctx); err != nil {
 		return err
 	}
-	m.fs.cutter = m.cutter
 	m.detach = m.vol.Attach(m.cutter)
 	return nil
 }

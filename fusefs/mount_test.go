@@ -337,7 +337,7 @@ func stat(path string) error {
 func TestOnlyKillInterrupts(t *testing.T) {
 	s := &slow{newProbe(1, 4096), make(chan struct{}, 1)}
 	m := mountTest(t, s, Options{Flusher: newTestFlusher(t)})
-	m.leases.max = 0 // every stat(2) asks
+	m.leases.max.Store(0) // every stat(2) asks
 	h := startHelper(t, "stat", filepath.Join(m.Dir(), "0"))
 	<-s.waiting
 	ended := make(chan error, 1)
@@ -443,7 +443,7 @@ func TestFlusherIsStartedAgain(t *testing.T) {
 func TestAbort(t *testing.T) {
 	s := &slow{newProbe(1, 4096), make(chan struct{}, 1)}
 	m := mountTest(t, s, Options{Flusher: newTestFlusher(t)})
-	m.leases.max = 0
+	m.leases.max.Store(0)
 	h := startHelper(t, "stat", filepath.Join(m.Dir(), "0"))
 	<-s.waiting
 	if err := m.Abort(); err != nil {

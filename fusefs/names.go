@@ -21,7 +21,7 @@ type filesystem struct {
 	fuse.RawFileSystem
 	vol      Volume
 	leases   *leases
-	cutter   *cutter // nil: read-only, or before the mount is ready
+	cutter   *cutter // nil: read-only
 	readonly bool
 	failures failures
 }

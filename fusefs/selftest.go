@@ -64,7 +64,7 @@ func ringTest(ctx context.Context, m *Mount, p *probe, f *Flusher) error {
 	}
 	ended := make(chan result, 1)
 	go func() {
-		reply, err := f.call(ctx, opRing, m.cutter.id, binary.LittleEndian.AppendUint64(nil, uint64(ringLimit)))
+		reply, err := f.call(ctx, opRing, m.cutter.id.Load(), binary.LittleEndian.AppendUint64(nil, uint64(ringLimit)))
 		r := result{err: err}
 		if len(reply) == 8 {
 			r.writes = binary.LittleEndian.Uint64(reply)
@@ -83,7 +83,7 @@ func ringTest(ctx context.Context, m *Mount, p *probe, f *Flusher) error {
 			break
 		}
 	}
-	if err := f.stopRing(ctx, m.cutter.id); err != nil && bad == nil {
+	if err := f.stopRing(ctx, m.cutter.id.Load()); err != nil && bad == nil {
 		bad = err
 	}
 	r := <-ended
