@@ -337,3 +337,31 @@ func (l *lockedBuffer) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
+
+// The commands that README.md shows are those of a script that passes.
+func TestReadmeIsPlayed(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile("testdata/script/readme.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The script mounts and imports elsewhere than on the reader's machine.
+	local := strings.NewReplacer("/mnt/then", "then", "/var/lib/mysql", "mysql", " > db.tar", "")
+	shown := 0
+	for line := range strings.Lines(string(readme)) {
+		command, ok := strings.CutPrefix(line, "    $ ")
+		if !ok {
+			continue
+		}
+		shown++
+		if !strings.Contains(string(script), "\nexec "+strings.TrimSpace(local.Replace(command))+"\n") {
+			t.Errorf("README.md shows %q, which testdata/script/readme.txt does not run", strings.TrimSpace(command))
+		}
+	}
+	if shown < 10 {
+		t.Errorf("only %d commands found in README.md", shown)
+	}
+}
