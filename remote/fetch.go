@@ -1,0 +1,268 @@
+package remote
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"dm/internal/errs"
+	"dm/object"
+	"dm/store/pack"
+)
+
+// FetchOptions tune Fetch. The zero value is right for most.
+type FetchOptions struct {
+	Parallel   int            // requests for chunks at a time; 0: 4
+	BatchBytes int64          // what was received is made durable each time it has this size; 0: 32 MiB
+	Progress   func(Progress) // told now and then, never twice at a time; may be nil
+}
+
+const (
+	defaultRequests = 4
+	defaultBatch    = 32 << 20
+
+	// chunkBatch and metaBatch are how many objects one request asks for.
+	chunkBatch = 512
+	metaBatch  = 2048
+
+	// maxAhead bounds what is kept of records that nobody asked for yet, in bytes.
+	maxAhead = 64 << 20
+
+	// chainLimit is where a chain of deltas is given up. Writers stay far below.
+	chainLimit = 64
+)
+
+// Fetch brings the commits of tips, with all that they need, into the local store. haves are commits of the same history
+// that are there already: what they hold is not asked for. Nothing is believed: each object is compared with its id and with
+// what is announced of it, and commits become part of the store after everything that they need. What arrived before an
+// error stays, without a commit that leads to it, and the next Fetch asks only for the rest.
+//
+// All that was fetched is safe from gc until release is called: move the branch before.
+func Fetch(ctx context.Context, local Local, from Objects, tips, haves []object.ID, o FetchOptions) (_ Stats, release func(), err error) {
+	if o.Parallel == 0 {
+		o.Parallel = defaultRequests
+	}
+	if o.BatchBytes == 0 {
+		o.BatchBytes = defaultBatch
+	}
+	codec, err := pack.NewCodec(pack.Fast)
+	if err != nil {
+		return Stats{}, nil, err
+	}
+	defer codec.Close()
+	f := &fetcher{local: local, from: from, haves: haves, opts: o, codec: codec, meter: meter{tell: o.Progress},
+		commits: map[object.ID]*fetched{}, ahead: map[object.ID]pack.Record{}, sizes: map[object.ID]uint64{}}
+	if f.guard, err = local.Begin(ctx); err != nil {
+		return Stats{}, nil, err
+	}
+	if f.batch, err = local.Begin(ctx); err != nil {
+		f.guard.Abort()
+		return Stats{}, nil, err
+	}
+	if err := f.run(ctx, tips); err != nil {
+		f.keep()
+		f.guard.Abort()
+		return f.meter.total(), nil, err
+	}
+	return f.meter.total(), f.guard.Abort, nil
+}
+
+// fetched is a commit that the local store does not have yet.
+type fetched struct {
+	*object.Commit
+	plain []byte
+}
+
+// fetcher is one run of Fetch. Its own goroutine fetches commits, trees and lists; others fetch chunks.
+type fetcher struct {
+	local   Local
+	from    Objects
+	haves   []object.ID
+	opts    FetchOptions
+	codec   *pack.Codec
+	meter   meter
+	commits map[object.ID]*fetched
+	guard   Batch                // keeps what was fetched, and what was found, from gc
+	sizes   map[object.ID]uint64 // of the lists and trees met, as announced
+
+	aheadMu    sync.Mutex
+	ahead      map[object.ID]pack.Record // came without being asked for
+	aheadBytes int
+
+	turn  sync.RWMutex // held exclusively while one batch takes the place of another
+	batch Batch
+	mu    sync.Mutex
+	size  int64       // bytes in batch
+	ids   []object.ID // in batch
+}
+
+func (f *fetcher) run(ctx context.Context, tips []object.ID) error {
+	for _, id := range f.haves {
+		if ok, err := f.guard.Has(id); err != nil || !ok {
+			return errs.New(errs.KindOf(err), "fetch on top of commit %s, which is not in the local store: %w", id.Short(), err)
+		}
+	}
+	if err := f.fetchCommits(ctx, tips); err != nil {
+		return err
+	}
+	order := parentsFirst(tips, func(id object.ID) ([]object.ID, bool) {
+		c, ok := f.commits[id]
+		if !ok {
+			return nil, false
+		}
+		return c.Parents, true
+	})
+	group, gctx := errgroup.WithContext(ctx)
+	chunks := make(chan []node)
+	for range f.opts.Parallel {
+		group.Go(func() error { return f.fetchChunks(gctx, chunks) })
+	}
+	group.Go(func() error {
+		defer close(chunks)
+		return f.walk(gctx, order, chunks)
+	})
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return f.finish(ctx, order)
+}
+
+// fetchCommits fetches the commits that the local store does not have. One that it has is complete.
+func (f *fetcher) fetchCommits(ctx context.Context, tips []object.ID) error {
+	frontier := tips
+	for len(frontier) > 0 {
+		var wants []Want
+		for _, id := range frontier {
+			if _, ok := f.commits[id]; ok {
+				continue
+			}
+			ok, err := f.guard.Has(id)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				wants = append(wants, Want{object.KindCommit, id})
+			}
+		}
+		frontier = nil
+		for len(wants) > 0 {
+			n := min(len(wants), metaBatch)
+			err := f.load(ctx, wants[:n], func(_ *pack.Record, id object.ID, plain []byte) error {
+				c, err := object.DecodeCommit(plain)
+				if err != nil {
+					return fmt.Errorf("read commit %s: %w", id.Short(), err)
+				}
+				f.commits[id] = &fetched{c, append([]byte(nil), plain...)}
+				frontier = append(frontier, c.Parents...)
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			wants = wants[n:]
+		}
+	}
+	return nil
+}
+
+// walk goes over what the commits have that the ones before them have not, fetches trees and lists, and hands on chunks.
+func (f *fetcher) walk(ctx context.Context, order []object.ID, chunks chan<- []node) error {
+	w := &fetchWalk{f: f, out: chunks}
+	// The stack's top is the oldest commit: what deltas need comes first.
+	for i := len(order) - 1; i >= 0; i-- {
+		c := f.commits[order[i]]
+		var parents []*object.Commit
+		for _, p := range c.Parents {
+			if pc, ok := f.commits[p]; ok {
+				parents = append(parents, pc.Commit)
+			} else if pc, err := readCommit(ctx, f.local, p); err != nil {
+				return err
+			} else {
+				parents = append(parents, pc)
+			}
+		}
+		w.stack = append(w.stack, commitNodes(c.Commit, parents)...)
+	}
+	if err := w.run(ctx); err != nil {
+		return err
+	}
+	return w.send(ctx)
+}
+
+// keep makes durable what was received before an error, for the next Fetch.
+func (f *fetcher) keep() {
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	f.batch.Commit(context.Background()) // where that fails it is received again
+	f.batch.Abort()
+}
+
+// finish puts the commits, parents first, and makes all of it durable.
+func (f *fetcher) finish(ctx context.Context, order []object.ID) error {
+	for _, id := range order {
+		if _, err := f.batch.PutOver(ctx, object.KindCommit, f.commits[id].plain, object.ID{}); err != nil {
+			return err
+		}
+		f.ids = append(f.ids, id)
+	}
+	f.meter.update(func(_ *Progress, s *Stats) { s.Commits = int64(len(order)) })
+	return f.rollOver(ctx, false)
+}
+
+// rollOver makes what was received so far durable, keeps it from gc, and goes on with a new batch.
+func (f *fetcher) rollOver(ctx context.Context, more bool) error {
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	if more && f.size < f.opts.BatchBytes {
+		return nil // another goroutine did it
+	}
+	if err := f.batch.Commit(ctx); err != nil {
+		return err
+	}
+	for _, id := range f.ids {
+		if ok, err := f.guard.Has(id); err != nil || !ok {
+			return errs.WithHint(errs.New(errs.Conflict, "object %s was collected while it was being fetched", id.Short()), "try again")
+		}
+	}
+	f.ids, f.size = f.ids[:0], 0
+	if !more {
+		return nil
+	}
+	b, err := f.local.Begin(ctx)
+	if err == nil {
+		f.batch = b
+	}
+	return err
+}
+
+// put stores an object that has been compared with its id.
+func (f *fetcher) put(ctx context.Context, r *pack.Record, id object.ID, kind object.Kind, plain []byte) error {
+	f.turn.RLock()
+	err := f.putInto(ctx, r, id, kind, plain)
+	f.turn.RUnlock()
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.ids = append(f.ids, id)
+	f.size += int64(len(plain))
+	full := f.size >= f.opts.BatchBytes
+	f.mu.Unlock()
+	if full {
+		return f.rollOver(ctx, true)
+	}
+	return nil
+}
+
+func (f *fetcher) putInto(ctx context.Context, r *pack.Record, id object.ID, kind object.Kind, plain []byte) error {
+	if sink, ok := f.batch.(recordSink); ok {
+		return sink.PutRecord(ctx, r, plain)
+	}
+	got, err := f.batch.PutOver(ctx, kind, plain, r.Base)
+	if err == nil && got != id {
+		err = errs.New(errs.Internal, "stored object %s under id %s", id.Short(), got.Short())
+	}
+	return err
+}
