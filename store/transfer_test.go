@@ -17,6 +17,11 @@ func TestTransfer(t *testing.T) {
 	want, refs := history(t, dir, Options{})
 	from, to := testStore(t, dir, Options{}), testStore(t, t.TempDir(), Options{CacheBytes: 1})
 
+	codec, err := pack.NewCodec(pack.Fast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer codec.Close()
 	var stream bytes.Buffer
 	w := pack.NewWriter(&stream)
 	sent := map[object.ID]bool{}
@@ -26,7 +31,7 @@ func TestTransfer(t *testing.T) {
 			return
 		}
 		sent[id] = true
-		rec, err := from.Stored(t.Context(), id)
+		rec, err := from.Record(t.Context(), want[id], id)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +61,17 @@ func TestTransfer(t *testing.T) {
 		if rec.Encoding.HasBase() {
 			deltas++
 		}
-		if err := b.PutStored(t.Context(), rec); err != nil {
+		var base []byte
+		if rec.Encoding.HasBase() {
+			if base, err = b.Get(t.Context(), rec.Kind, rec.Base); err != nil {
+				t.Fatal(err)
+			}
+		}
+		plain, err := codec.Decode(rec, base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.PutRecord(t.Context(), rec, plain); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -68,51 +83,59 @@ func TestTransfer(t *testing.T) {
 	if err := reach(t.Context(), to, object.KindCommit, tip, map[object.ID]object.Kind{}); err != nil {
 		t.Error(err)
 	}
-	_, err := from.Stored(t.Context(), object.ID{1})
+	_, err = from.Record(t.Context(), object.KindChunk, object.ID{1})
 	wantKind(t, err, errs.NotFound)
 }
 
-// What a hostile peer sends is refused, and leaves nothing.
-func TestHostileRecords(t *testing.T) {
+// A record that is not what it says is refused, and one whose base is not here is stored anew.
+func TestOddRecords(t *testing.T) {
 	s := testStore(t, t.TempDir(), Options{})
 	b := begin(t, s)
-	plain := page(1, 5000)
-	id := put(t, b, object.KindChunk, plain, object.ID{})
 	codec, err := pack.NewCodec(pack.Fast)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer codec.Close()
-	record := func(kind object.Kind, id object.ID) pack.Record {
-		raw, _ := codec.Append(nil, kind, id, []byte("something else"))
+	plain, base := page(1, 5000), page(2, 5000)
+	id := object.Sum(object.KindChunk, plain)
+	for name, c := range map[string]struct {
+		kind  object.Kind
+		id    object.ID
+		plain []byte
+	}{
+		"wrong id": {object.KindChunk, object.ID{9}, plain}, "wrong kind": {object.KindTree, id, plain},
+		"wrong bytes": {object.KindChunk, id, base}, "wrong length": {object.KindChunk, id, plain[:10]},
+	} {
+		raw, _ := codec.Append(nil, c.kind, c.id, plain)
 		rec, err := pack.ParseRecord(raw)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return rec
-	}
-	other := object.Sum(object.KindChunk, []byte("something else"))
-	over := record(object.KindChunk, other)
-	over.Encoding, over.Base, over.Payload = pack.Delta, object.ID{7}, []byte{0, 0}
-	self := over
-	self.Base = id
-	for name, c := range map[string]struct {
-		rec  pack.Record
-		kind errs.Kind
-	}{
-		"wrong id":      {record(object.KindChunk, object.ID{9}), errs.Damaged},
-		"wrong kind":    {record(object.KindTree, other), errs.Damaged},
-		"missing base":  {over, errs.NotFound},
-		"another delta": {self, errs.Damaged},
-	} {
-		err := b.PutStored(t.Context(), &c.rec)
-		if errs.KindOf(err) != c.kind {
-			t.Errorf("%s: %v (%v), want kind %v", name, err, errs.KindOf(err), c.kind)
+		if err := b.PutRecord(t.Context(), &rec, c.plain); errs.KindOf(err) != errs.Damaged {
+			t.Errorf("%s: %v", name, err)
 		}
+	}
+	changed := bytes.Clone(base)
+	changed[100]++
+	id = object.Sum(object.KindChunk, changed)
+	raw, _, ok := codec.AppendDelta(nil, object.KindChunk, id, changed, object.ID{7}, base, 1000)
+	if !ok {
+		t.Fatal("no delta")
+	}
+	rec, err := pack.ParseRecord(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.PutRecord(t.Context(), &rec, changed); err != nil {
+		t.Fatal(err)
 	}
 	if stats := commit(t, b, nil); stats.NewObjects != 1 {
 		t.Errorf("stats are %+v", stats)
 	}
+	if e, _, _ := s.lookup(id); e.enc != pack.Zstd {
+		t.Errorf("an object without its base is stored as %v", e.enc)
+	}
+	wantObject(t, s, object.KindChunk, id, changed)
 }
 
 // A chain may not grow beyond its bound, whoever makes it.
@@ -138,7 +161,7 @@ func TestForeignChains(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := b.PutStored(t.Context(), &rec); err != nil {
+		if err := b.PutRecord(t.Context(), &rec, plain); err != nil {
 			t.Fatal(err)
 		}
 		base, baseID = plain, id

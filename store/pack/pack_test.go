@@ -368,7 +368,7 @@ func FuzzReader(f *testing.F) {
 		}
 		last := int64(0)
 		Scan(bytes.NewReader(b), int64(len(b)), func(f Found) error {
-			if f.Off < last || f.Len <= 0 {
+			if f.Off < last || f.Len <= 0 && len(b) > 0 {
 				t.Fatalf("no progress at %d", f.Off)
 			}
 			last = f.Off + f.Len
