@@ -22,7 +22,7 @@ func pages(p []byte, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	var words [512][]byte
 	for i := range words {
-		words[i] = fmt.Appendf(nil, "%x,", r.Uint64()>>(r.IntN(48)))
+		words[i] = fmt.Appendf(nil, "%x,", r.Uint64()>>r.IntN(48))
 	}
 	for len(p) > 0 {
 		n := copy(p, words[r.IntN(len(words))])

@@ -303,7 +303,7 @@ func (d *Dots) destroy(ctx context.Context, copyIDs []string, commit func(tx *st
 		s := d.slot(id)
 		s.gone = true
 		// What fails from here on costs disk space only, and the next Open tries again.
-		err = errors.Join(err, s.shut(ctx), d.emptyTrash(id))
+		err = errors.Join(err, s.shut(context.WithoutCancel(ctx)), d.emptyTrash(id))
 	}
 	return err
 }

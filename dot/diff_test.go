@@ -180,8 +180,11 @@ func TestDiffStates(t *testing.T) {
 		{"renamed and modified", files{"db/a": nil, "db/z": plainFile("", 10, 9)}, []string{"R db/z 100 from db/a"}},
 		{"renamed over", files{"db/a": nil, "db/b": plainFile("", 10, 1)}, []string{"R db/b 0 from db/a", "- db/b 100"}},
 		{"replaced", files{"db/a": plainFile("", 99, 9)}, []string{"M db/a 100"}},
-		{"swapped", files{"db/a": plainFile("", 11, 2), "db/b": plainFile("", 10, 1)},
-			[]string{"R db/a 0 from db/b", "R db/b 0 from db/a"}},
+		{
+			"swapped",
+			files{"db/a": plainFile("", 11, 2), "db/b": plainFile("", 10, 1)},
+			[]string{"R db/a 0 from db/b", "R db/b 0 from db/a"},
+		},
 		{"directory renamed", files{
 			"db/old/": nil, "db/old/x": nil, "db/old/y": nil,
 			"www/new/": dirEntry(3), "www/new/x": plainFile("", 12, 3), "www/new/y": plainFile("", 13, 8),
@@ -189,8 +192,11 @@ func TestDiffStates(t *testing.T) {
 		{"moved out of a removed directory", files{
 			"db/old/": nil, "db/old/x": nil, "db/old/y": nil, "www/x": plainFile("", 12, 3),
 		}, []string{"- db/old 0", "- db/old/y 100", "R www/x 0 from db/old/x"}},
-		{"directory replaced by file", files{"db/old/": nil, "db/old/x": nil, "db/old/y": nil, "db/old": plainFile("", 99, 9)},
-			[]string{"- db/old 0", "+ db/old 100", "- db/old/x 100", "- db/old/y 100"}},
+		{
+			"directory replaced by file",
+			files{"db/old/": nil, "db/old/x": nil, "db/old/y": nil, "db/old": plainFile("", 99, 9)},
+			[]string{"- db/old 0", "+ db/old 100", "- db/old/x 100", "- db/old/y 100"},
+		},
 		{"directory made anew", files{"db/old/": dirEntry(99), "db/old/x": plainFile("", 98, 9)}, []string{"M db/old/x 100"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -139,19 +139,7 @@ func (d *Dots) branch(ctx context.Context, n Name) (b *branchState, err error) {
 	return b, err
 }
 
-// dot reads the record of a dot.
-func (d *Dots) dot(ctx context.Context, n Name) (r *dotRecord, err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	err = d.store.View(func(tx *store.Tx) error {
-		r, err = getDot(tx, n)
-		return err
-	})
-	return r, err
-}
-
-// branches returns all branches of a dot in order of names.
+// branchesOf returns all branches of a dot in order of names.
 func branchesOf(tx *store.Tx, r *dotRecord) (list []branchState, err error) {
 	for key, value := range tx.Metas(branchPrefix(r.ID)) {
 		b := branchState{dot: *r, name: key[len(branchPrefix(r.ID)):]}
