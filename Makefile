@@ -44,6 +44,7 @@ fmt:
 	$(TOOL) gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
 
 bench: build deps
+	@sh tools/deps.sh internal/bench/packages.txt
 	DM=$(CURDIR)/bin/dm go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/bench
 
 soak: deps

@@ -59,6 +59,11 @@ func openHome(dir string) (*home, error) {
 		return nil, errs.WithHint(errs.New(errs.KindOf(err), "make the state directory: %w", err),
 			"choose another with DM_HOME or --home")
 	}
+	// The kernel writes what is mounted without symlinks, and so does everything here that compares with it.
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, errs.New(errs.KindOf(err), "find the state directory: %w", err)
+	}
 	lock, err := lockHome(dir)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -74,4 +75,13 @@ func mountsBelow(dir string) ([]string, error) {
 		}
 	}
 	return below, nil
+}
+
+// isMounted says whether something is mounted at dir, which has no symlinks in it. It asks nothing of what is mounted.
+func isMounted(dir string) (bool, error) {
+	all, err := readMounts()
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(all, func(m mountPoint) bool { return m.Dir == dir }), nil
 }

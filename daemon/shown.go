@@ -8,14 +8,16 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"dm/dot"
 	"dm/fusefs"
 	"dm/internal/errs"
 )
 
-// branches is the mounts of working copies, at mnt/.branches/ID. A working copy stays mounted while it may be used: the
-// mount of a branch that is no longer current shows it to whoever still has files open.
+// branches is the mounts of working copies, at mnt/.branches/ID. A working copy that was mounted stays so until its branch
+// is deleted or the server ends: the mount of a branch that is no longer current shows it to whoever still has files open,
+// and a checkout back to it finds it there.
 type branches struct {
 	dir     string // mnt/.branches
 	log     *slog.Logger
@@ -45,10 +47,15 @@ func (b *branches) show(ctx context.Context, wc *dot.WorkingCopy) (string, error
 	defer unlock()
 	dir := filepath.Join(b.dir, wc.ID)
 	if m := b.get(wc.ID); m != nil {
+		if there, err := isMounted(dir); err != nil || there {
+			return dir, err
+		}
+		// It was unmounted here, by an unmount that gave up or by somebody else, and lives on in a container.
 		select {
-		case <-m.Done(): // somebody unmounted it behind our back
-		default:
-			return dir, nil
+		case <-m.Done():
+		case <-time.After(time.Second):
+			return "", errs.WithHint(errs.New(errs.Conflict, "%s is still mounted in a container or another mount namespace", dir),
+				"stop what uses it there and try again")
 		}
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -92,6 +99,9 @@ func (b *branches) hide(ctx context.Context, copyID string) error {
 	if m == nil {
 		return nil
 	}
+	// A mount that a container has copied into its namespace lives on there: that is not waited for without end.
+	ctx, cancel := context.WithTimeout(ctx, unmountGrace)
+	defer cancel()
 	if err := m.Unmount(ctx); err != nil {
 		return err
 	}

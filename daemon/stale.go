@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,8 @@ func (h *home) cleanStale() error {
 			return err
 		}
 		for _, dir := range dirs {
-			if err := fusefs.CleanStale(dir); err != nil {
+			// A connection that is not there any more has nothing left to be aborted.
+			if err := fusefs.CleanStale(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}

@@ -43,7 +43,7 @@ func mayImport() map[string][]string {
 		"cmd/dm":           {"api", "daemon", "hub", "internal/durable", "internal/errs"},
 		"internal/demo":    {},
 		"internal/e2e/...": {"internal/e2e/..."},
-		"internal/bench":   {},
+		"internal/bench":   {"internal/e2e/..."},
 	}
 }
 
