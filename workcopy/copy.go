@@ -51,6 +51,7 @@ type Copy struct {
 	kernel  Kernel
 	commits sync.Mutex // one commit, reset or graft at a time
 	tasks   sync.WaitGroup
+	wake    chan struct{}   // see hurry
 	aheads  chan struct{}   // one for each fetch that runs ahead of its reader
 	life    context.Context // ends with Close
 	stop    context.CancelFunc
@@ -181,7 +182,7 @@ func (c *Copy) change(n *node) {
 }
 
 func (c *Copy) mark(n *node) {
-	if n.epoch == c.epoch {
+	if n.epoch == c.epoch || n.stray {
 		return
 	}
 	c.freeze(n)
@@ -213,12 +214,14 @@ func (c *Copy) freeze(n *node) {
 
 // logNode makes sure that the journal can speak of n: it knows n and all above it.
 func (c *Copy) logNode(n *node) {
-	if n.logged || n == c.root {
+	if n.logged || n == c.root || n.stray {
 		return
 	}
 	n.logged = true
 	if n.base != nil {
 		c.journal.base(n.base)
+	} else { // made since the commit, and not in the last dump because it had no name
+		c.journal.inode(n)
 	}
 	for _, p := range n.places {
 		c.logNode(p.dir)
@@ -334,7 +337,25 @@ func (c *Copy) bury(n *node) {
 		delete(c.dirty, n)
 	}
 	if n.file != nil {
+		if n.stray { // its whole generation goes
+			n.file.forget()
+			return
+		}
 		c.dead = append(c.dead, corpse{n.ino, &n.file.backing, c.journal.lsn()})
+		if n.size >= hurryAbove {
+			c.hurry()
+		}
+	}
+}
+
+// hurryAbove is the size, in bytes, from which on a removed file's space is given back at once.
+const hurryAbove = 4 << 20
+
+// hurry has the background work run soon.
+func (c *Copy) hurry() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
 	}
 }
 

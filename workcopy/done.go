@@ -196,12 +196,17 @@ func (s *Snapshot) Abort() {
 			c.log.Error("note an aborted commit in the journal", "err", err)
 		}
 	}
-	s.each(func(n *node) { c.thaw(s, n) })
-	c.mu.Lock()
-	c.snap = nil
-	c.mu.Unlock()
-	s.each(c.unref)
+	s.thaw()
 	s.close()
+}
+
+// thaw makes everything that was frozen dirty again.
+func (s *Snapshot) thaw() {
+	s.each(func(n *node) { s.c.thaw(s, n) })
+	s.c.mu.Lock()
+	s.c.snap = nil
+	s.c.mu.Unlock()
+	s.each(s.c.unref)
 }
 
 // thaw adds what was changed before the cut to what was changed since. The caller holds mu.

@@ -153,7 +153,11 @@ func (c *Copy) Write(ctx context.Context, id NodeID, data [][]byte, off int64, w
 	}
 	defer w.done()
 	w.save()
-	if err := w.n.file.writeAt(data, off); err != nil {
+	err = w.n.file.writeAt(data, off)
+	if errors.Is(err, syscall.ENOSPC) && c.giveBack() == nil {
+		err = w.n.file.writeAt(data, off)
+	}
+	if err != nil {
 		return 0, c.writeFailed(w, err)
 	}
 	return total, nil

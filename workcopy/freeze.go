@@ -28,7 +28,8 @@ type Snapshot struct {
 	base     object.ID
 	commit   *object.Commit
 	nextIno  uint64
-	nodes    []*node
+	dirty    map[*node]struct{} // changed before the cut; never changed itself
+	nodes    []*node            // the same
 	pause    time.Duration
 	flight   *sync.WaitGroup
 	undo     undo
@@ -77,11 +78,16 @@ func (c *Copy) freezeNow(ctx context.Context) (*Snapshot, error) {
 		}
 	}
 	s, err := c.cut()
-	if err != nil {
+	c.gate.open()
+	if s == nil {
 		return nil, err
 	}
-	c.gate.open()
 	s.pause = time.Since(started)
+	s.listNodes()
+	if err != nil {
+		s.thaw()
+		return nil, err
+	}
 	s.flight.Wait() // writes begun before the cut; later ones wait for these before they save
 	return s, s.collect()
 }
@@ -93,19 +99,18 @@ func (c *Copy) cut() (*Snapshot, error) {
 	}
 	s := &Snapshot{
 		c: c, epoch: c.epoch, base: c.id, commit: c.commit, nextIno: c.nextIno, flight: c.flight,
-		undo: undo{dir: c.path},
+		undo: undo{dir: c.path}, dirty: c.dirty,
 	}
-	dirty := c.dirty
 	c.startEpoch(s)
 	c.journal.mark(recordCut)
-	if err := c.end(nil); err != nil {
-		return nil, err
-	}
-	s.nodes = make([]*node, 0, len(dirty))
-	for n := range dirty {
+	return s, c.end(nil)
+}
+
+func (s *Snapshot) listNodes() {
+	s.nodes = make([]*node, 0, len(s.dirty))
+	for n := range s.dirty {
 		s.nodes = append(s.nodes, n)
 	}
-	return s, nil
 }
 
 func (c *Copy) startEpoch(s *Snapshot) {

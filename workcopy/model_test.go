@@ -291,6 +291,7 @@ type player struct {
 	c     *Copy
 	dirs  []string
 	files []string
+	held  []NodeID // open files, which may have lost their names
 }
 
 func (p *player) resolve(name string) (NodeID, error) {
@@ -328,6 +329,9 @@ func (p *player) step() error {
 }
 
 func (p *player) act() error {
+	if p.rnd.IntN(8) == 0 {
+		return p.onHeld()
+	}
 	switch p.rnd.IntN(14) {
 	case 0:
 		name := p.newName()
@@ -371,6 +375,44 @@ func (p *player) act() error {
 		_, err := p.c.Write(p.ctx, id, [][]byte{data[:len(data)/3], data[len(data)/3:]}, int64(p.size()), false, false)
 		return err
 	})
+}
+
+// onHeld opens a file for long, writes to one that was opened before, or closes it.
+func (p *player) onHeld() error {
+	if len(p.held) < 4 {
+		if len(p.files) == 0 {
+			return nil
+		}
+		id, err := p.resolve(p.pick(p.files))
+		if err == nil {
+			p.held = append(p.held, id)
+		}
+		return err
+	}
+	i := p.rnd.IntN(len(p.held))
+	id := p.held[i]
+	size := p.size()
+	switch p.rnd.IntN(4) {
+	case 0:
+		p.held = append(p.held[:i], p.held[i+1:]...)
+		p.c.Forget(id, 1)
+		return nil
+	case 1:
+		_, err := p.c.SetAttr(p.ctx, id, AttrChange{Size: &size})
+		return err
+	}
+	data := make([]byte, 1+p.rnd.IntN(9000))
+	for j := range data {
+		data[j] = byte(p.rnd.Uint32())
+	}
+	if _, err := p.c.Write(p.ctx, id, [][]byte{data}, int64(size), false, false); err != nil {
+		return err
+	}
+	got := make([]byte, len(data))
+	if n, err := p.c.Read(p.ctx, id, got, int64(size)); err != nil || n != len(got) || !bytes.Equal(got, data) {
+		return fmt.Errorf("an open file does not have what was written to it: %d bytes, %w", n, err)
+	}
+	return nil
 }
 
 // size is often at the edge of a block, and sometimes 0.
@@ -498,10 +540,20 @@ func rounds(t *testing.T, ci int) int {
 	return ci
 }
 
+// fastDir returns a directory on which fsync costs nothing: histories are about logic, not about durability.
+func fastDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "dm-workcopy-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 func playHistory(t *testing.T, seed uint64, steps int) {
 	ctx := context.Background()
 	store := newMemory()
-	dir := t.TempDir()
+	dir := fastDir(t)
 	cfg := Config{Source: store}
 	c, err := Create(ctx, dir, cfg, object.ID{}, nil)
 	if err != nil {
@@ -578,6 +630,7 @@ func playHistory(t *testing.T, seed uint64, steps int) {
 			} else if err := p.c.Close(ctx); err != nil {
 				t.Fatal(err)
 			}
+			p.held = nil
 			if p.c, err = Open(ctx, dir, cfg, b.id); err != nil {
 				t.Fatalf("step %d: open: %v", i, err)
 			}

@@ -228,7 +228,7 @@ func (c *Copy) Link(ctx context.Context, id, dir NodeID, name string) (a Attr, e
 		return Attr{}, c.end(syscall.EPERM)
 	case r.child != nil:
 		return Attr{}, c.end(syscall.EEXIST)
-	case r.dir.nlink == 0:
+	case r.dir.nlink == 0, n.stray:
 		return Attr{}, c.end(syscall.ENOENT)
 	case n.nlink == ^uint32(0):
 		return Attr{}, c.end(syscall.EMLINK)

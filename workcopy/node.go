@@ -38,6 +38,7 @@ type node struct {
 	epoch  uint64  // the last epoch in which it or something below it changed; 0: as committed
 	frozen *frozen // its state at the cut of the commit that is being made, once it was needed
 	logged bool    // the journal knows it
+	stray  bool    // of an earlier generation, kept for those who have it open: the journal must not hear of it
 	lsn    int64   // the journal must be synced up to here before the node counts as synced
 
 	dir  *directory // of directories

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,7 +46,7 @@ func newCopy(dir string, cfg Config) *Copy {
 	c := &Copy{
 		path: dir, cfg: cfg, log: cfg.Log, readonly: cfg.ReadOnly, epoch: 1, flight: &sync.WaitGroup{},
 		nodes: map[NodeID]*node{}, inodes: map[uint64]*node{}, dirty: map[*node]struct{}{}, promotions: map[*node]struct{}{},
-		aheads: make(chan struct{}, maxReadAheads),
+		aheads: make(chan struct{}, maxReadAheads), wake: make(chan struct{}, 1),
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
@@ -289,6 +290,7 @@ func (c *Copy) dumpPath(n *node) {
 // the commit interval of ext4.
 const (
 	syncEvery    = 5 * time.Second
+	hurryWait    = 20 * time.Millisecond // so that many removals share one sync
 	compactAbove = 64 << 20
 )
 
@@ -302,6 +304,8 @@ func (c *Copy) background(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-c.wake:
+			time.Sleep(hurryWait)
 		}
 		if err := c.settleDown(); err != nil {
 			c.log.Error("background work on a working copy", "copy", c.path, "err", err)
@@ -323,6 +327,20 @@ func (c *Copy) settleDown() error {
 	lsn := c.journal.lsn()
 	c.mu.RUnlock()
 	return errors.Join(c.journal.sync(lsn, lsn), c.reap(), c.promote(), c.dropGenerations())
+}
+
+// giveBack frees at once what removed files still hold; it fails if that is nothing.
+func (c *Copy) giveBack() error {
+	c.mu.RLock()
+	lsn, none := c.journal.lsn(), len(c.dead) == 0
+	c.mu.RUnlock()
+	if none {
+		return syscall.ENOSPC
+	}
+	if err := c.journal.sync(lsn, lsn); err != nil {
+		return err
+	}
+	return c.reap()
 }
 
 // reap removes backing files of nodes whose removal is durable: before that, a power cut would bring the name back

@@ -26,6 +26,9 @@ func (j *journal) str(s string) {
 
 // inode says how a node's attributes are. A node not known before is new: not committed.
 func (j *journal) inode(n *node) {
+	if n.stray {
+		return
+	}
 	j.buf = append(j.buf, recordInode)
 	j.uint(n.ino)
 	for _, v := range []uint32{n.mode, n.uid, n.gid, n.rdev, n.nlink} {
@@ -81,6 +84,9 @@ const (
 
 // blocks marks count blocks from first on, and gives the file's size, limit and mtime as they are then.
 func (j *journal) blocks(n *node, flags byte, first, count uint64) {
+	if n.stray {
+		return
+	}
 	j.buf = append(j.buf, recordBlocks)
 	j.uint(n.ino)
 	j.buf = append(j.buf, flags)
@@ -94,6 +100,9 @@ func (j *journal) blocks(n *node, flags byte, first, count uint64) {
 // complete says that a file's bytes are in its backing file, under its final name, and where that is missing, zero: nothing
 // comes from the commit any more.
 func (j *journal) complete(n *node) {
+	if n.stray {
+		return
+	}
 	j.buf = append(j.buf, recordComplete)
 	j.uint(n.ino)
 }

@@ -235,19 +235,18 @@ func (r *replayer) cut() error {
 	if r.snap != nil {
 		return fmt.Errorf("%w: a cut within a commit", errRecord)
 	}
-	s := &Snapshot{c: c, epoch: c.epoch, base: c.id, commit: c.commit, nextIno: c.nextIno, flight: c.flight}
-	for n := range c.dirty {
-		s.nodes = append(s.nodes, n)
+	s := &Snapshot{
+		c: c, epoch: c.epoch, base: c.id, commit: c.commit, nextIno: c.nextIno, flight: c.flight, dirty: c.dirty,
 	}
 	c.startEpoch(s)
+	s.listNodes()
 	r.snap = s
 	return s.collect()
 }
 
 func (r *replayer) abort() {
-	r.snap.each(func(n *node) { r.c.thaw(r.snap, n) })
-	r.c.snap, r.snap = nil, nil
-	r.prepared = object.ID{}
+	r.snap.thaw()
+	r.snap, r.prepared = nil, object.ID{}
 }
 
 // done applies a commit that took place: its trees say what the frozen nodes are now.

@@ -165,7 +165,7 @@ func knownNames(n *node, except map[string]*node, also []string) (names []string
 
 // orphan makes a node of an earlier generation what a removed file is: of use to those who have it open.
 func (c *Copy) orphan(n *node) {
-	n.nlink, n.places, n.epoch, n.logged, n.frozen = 0, nil, 0, false, nil
+	n.nlink, n.places, n.epoch, n.logged, n.frozen, n.stray = 0, nil, 0, false, nil, true
 	if n.dir != nil {
 		n.dir = &directory{changes: n.dir.changes + 1}
 	}

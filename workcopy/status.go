@@ -156,7 +156,7 @@ func (c *Copy) sumUp(ctx context.Context) (gone []goneName, st Status, err error
 		visit(n)
 	}
 	if c.snap != nil {
-		for _, n := range c.snap.nodes {
+		for n := range c.snap.dirty {
 			if n.epoch != c.epoch {
 				visit(n)
 			}
