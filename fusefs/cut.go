@@ -15,7 +15,8 @@ import (
 
 // cutter gives a working copy what a cut needs of its mount. The steps of a cut, by the working copy:
 //
-//	Flush        the gate is open: call all leases back, write out what had one, again while that is worth it
+//	Flush        the gate is open: call all leases back, write out what had one, again while that is worth it; then
+//	             the same once more while no leases are given, so that little is left to do behind the gate
 //	close the gate
 //	Recall       call back the leases given since: every write(2) that begins from now on waits at the gate
 //	FlushRecent  write out what may be dirty
@@ -40,7 +41,8 @@ type cutter struct {
 	done      sync.WaitGroup
 	once      sync.Once
 
-	// skipRecall leaves the third step of a cut out. Tests set it, to see that they would notice.
+	// skipRecall leaves out that leases are called back behind the gate, and just before it. Tests set it, to see that
+	// they would notice.
 	skipRecall atomic.Bool
 }
 
@@ -49,8 +51,9 @@ const (
 	flushWait = 10 * time.Second
 	// flushRounds bounds how often the steps are repeated, before and behind the gate.
 	flushRounds = 8
-	// flushEnough is when another round before the gate would not make the one behind it shorter.
-	flushEnough = 2 * time.Millisecond
+	// flushEnough is when it is time to give no leases any more, flushShort when it is time to close the gate.
+	flushEnough = 10 * time.Millisecond
+	flushShort  = time.Millisecond
 )
 
 func newCutter(m *Mount) *cutter {
@@ -96,14 +99,26 @@ func (c *cutter) Flush(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := c.flushUntil(ctx, flushTimes, flushEnough); err != nil || !c.leases.on || c.skipRecall.Load() {
+		return err
+	}
+	c.leases.dimDown()
+	if err := c.notify(ctx, c.leases.recall(maxLeases)); err != nil {
+		return err
+	}
+	return c.flushUntil(ctx, flushData, flushShort)
+}
+
+// flushUntil flushes until that takes no longer than enough, or another time would hardly be shorter.
+func (c *cutter) flushUntil(ctx context.Context, how flushKind, enough time.Duration) error {
 	last := time.Duration(-1)
 	for range flushRounds {
 		start := time.Now()
-		if err := c.flush(ctx, flushTimes); err != nil {
+		if err := c.flush(ctx, how); err != nil {
 			return err
 		}
 		took := time.Since(start)
-		if !c.leases.on || took < flushEnough || last >= 0 && took > last*7/10 {
+		if took < enough || last >= 0 && took > last*7/10 {
 			return nil
 		}
 		last = took

@@ -36,6 +36,7 @@ func helpers() map[string]func(args []string) error {
 		"hold":       func(a []string) error { return hold(a[0], a[1]) },
 		"stat":       func(a []string) error { return stat(a[0]) },
 		"poll":       func(a []string) error { return poll(a[0]) },
+		"write-many": func(a []string) error { return writeMany(a[0]) },
 		"sync-loop":  func(a []string) error { return syncLoop(a[0]) },
 	}
 }
@@ -299,7 +300,7 @@ func TestCutHoldsOneInstant(t *testing.T) {
 // Without calling leases back behind the gate, the test above finds that cuts are wrong.
 func TestCutNeedsRecall(t *testing.T) {
 	opts := Options{Cache: Writeback, Flusher: newTestFlusher(t)}
-	s := cutRing(t, newProbe(wideFiles, ringBlocks*ringBlock), opts, "write", 100, func(m *Mount) { m.cutter.skipRecall.Store(true) })
+	s := cutRing(t, newProbe(wideFiles, ringBlocks*ringBlock), opts, "write", 500, func(m *Mount) { m.cutter.skipRecall.Store(true) })
 	if s.violations == 0 {
 		t.Error("no violations found")
 	}

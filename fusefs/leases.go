@@ -31,6 +31,9 @@ type leases struct {
 	// that waited at the gate comes back: the server is not told when the gate opens.
 	dark atomic.Uint64
 	cuts atomic.Uint64
+	// dim is until when no leases are given in preparation of a cut, as time.UnixNano, or 0. It ends with dark; by time
+	// only where a cut is prepared and then not made.
+	dim atomic.Int64
 }
 
 const (
@@ -93,7 +96,7 @@ func (l *leases) take(id workcopy.NodeID, refs uint64) bool {
 	if refs > 0 {
 		s.refs[id] += refs
 	}
-	if l.dark.Load() != 0 {
+	if l.dark.Load() != 0 || l.dimmed() {
 		return false
 	}
 	if _, has := s.leased[id]; has {
@@ -176,6 +179,25 @@ func (l *leases) paid(id workcopy.NodeID) bool {
 	return owed
 }
 
+// dimTime bounds the time in which a cut is prepared without leases.
+const dimTime = 2 * time.Second
+
+// dimDown ends the giving of leases for the last part of a cut's preparation. Each write(2) then asks, which slows writers
+// of many files down to what the flusher can follow.
+func (l *leases) dimDown() { l.dim.Store(time.Now().Add(dimTime).UnixNano()) }
+
+func (l *leases) dimmed() bool {
+	until := l.dim.Load()
+	if until == 0 {
+		return false
+	}
+	if time.Now().UnixNano() < until {
+		return true
+	}
+	l.dim.CompareAndSwap(until, 0)
+	return false
+}
+
 // darken ends the giving of leases until lighten.
 func (l *leases) darken() {
 	l.dark.Store(l.cuts.Add(1))
@@ -183,7 +205,8 @@ func (l *leases) darken() {
 
 // lighten lets leases be given again, if the cut is still the one that a request saw when it came.
 func (l *leases) lighten(cut uint64) {
-	if cut != 0 {
+	if cut != 0 && l.dark.Load() == cut {
+		l.dim.Store(0) // before dark: a next cut's preparation cannot have begun while it is dark
 		l.dark.CompareAndSwap(cut, 0)
 	}
 }

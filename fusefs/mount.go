@@ -169,7 +169,7 @@ func (m *Mount) Unmount(ctx context.Context) error {
 	m.unmount.Lock()
 	defer m.unmount.Unlock()
 	if m.gone() {
-		return nil
+		return m.sweep()
 	}
 	if m.cutter != nil {
 		m.cutter.pause(ctx)
@@ -240,7 +240,7 @@ func (m *Mount) Lazy() error {
 	m.unmount.Lock()
 	defer m.unmount.Unlock()
 	if m.gone() {
-		return nil
+		return m.sweep()
 	}
 	if err := unix.Unmount(m.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL {
 		return fmt.Errorf("unmount %s: %w", m.dir, err)
@@ -255,6 +255,18 @@ func (m *Mount) Lazy() error {
 		<-m.served
 		m.close()
 	}()
+	return nil
+}
+
+// sweep takes a mount whose connection has been broken away from its directory, where it stays otherwise.
+func (m *Mount) sweep() error {
+	mounts, err := mountsAt(m.dir)
+	if err != nil || len(mounts) == 0 || mounts[len(mounts)-1].minor != m.dev {
+		return err
+	}
+	if err := unix.Unmount(m.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL {
+		return fmt.Errorf("unmount %s: %w", m.dir, err)
+	}
 	return nil
 }
 

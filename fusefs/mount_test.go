@@ -459,6 +459,13 @@ func TestAbort(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Error("the process hangs")
 	}
+	<-m.Done()
+	if err := m.Unmount(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if mounts, err := mountsAt(m.Dir()); err != nil || len(mounts) > 0 {
+		t.Errorf("still mounted: %v, %v", mounts, err)
+	}
 }
 
 func TestParseMounts(t *testing.T) {

@@ -20,12 +20,11 @@ func TestSelfTest(t *testing.T) {
 // A self-test that cannot fail shows nothing: without calling leases back behind the gate, cuts are wrong.
 func TestSelfTestFindsMissingRecall(t *testing.T) {
 	f := newTestFlusher(t)
-	for range 5 {
+	for range 20 {
 		err := selfTest(t.Context(), t.TempDir(), f, func(m *Mount) { m.cutter.skipRecall.Store(true) })
 		if err != nil && strings.Contains(err.Error(), "which came before it") {
 			return
 		}
-		t.Logf("self-test without recall: %v", err)
 	}
 	t.Error("the self-test does not notice that leases are not called back")
 }
