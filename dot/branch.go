@@ -85,7 +85,10 @@ func (d *Dots) DeleteBranch(ctx context.Context, n Name, branch string) error {
 	if err != nil {
 		return err
 	}
-	if b.rec.Ready && b.dot.Branch != branch {
+	if b.dot.Branch == branch {
+		return isCurrent(branch) // before anything is unmounted
+	}
+	if b.rec.Ready {
 		if err := d.mustBeClean(ctx, n); err != nil {
 			return errs.WithHint(fmt.Errorf("delete branch %s: %w", branch, err),
 				"commit them, or give them up with 'dm reset --hard HEAD', on that branch")
@@ -97,11 +100,15 @@ func (d *Dots) DeleteBranch(ctx context.Context, n Name, branch string) error {
 			return err
 		}
 		if now.dot.Branch == branch {
-			return errs.WithHint(errs.New(errs.Conflict, "branch %s is the current one", branch),
-				"switch to another with 'dm checkout BRANCH' first")
+			return isCurrent(branch)
 		}
 		return now.remove(tx)
 	})
+}
+
+func isCurrent(branch string) error {
+	return errs.WithHint(errs.New(errs.Conflict, "branch %s is the current one", branch),
+		"switch to another with 'dm checkout BRANCH' first")
 }
 
 func (d *Dots) mustBeClean(ctx context.Context, n Name) error {

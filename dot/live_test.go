@@ -106,6 +106,7 @@ func TestBranchesKeepTheirOwnState(t *testing.T) {
 	h.fs(n).write("s/f", []byte("two"))
 	h.commit(n, "2")
 	h.fs(n).write("s/f", []byte("dirty on next"))
+	h.cfg.Detach = func(_ context.Context, id string) error { t.Errorf("%s was unmounted", id); return nil }
 	for _, c := range []struct {
 		err  error
 		kind errs.Kind
@@ -122,6 +123,7 @@ func TestBranchesKeepTheirOwnState(t *testing.T) {
 		}
 	}
 	h.reopen()
+	h.cfg.Detach = nil
 	if got := string(h.fs(n).read("s/f")); got != "dirty on next" {
 		t.Errorf("after a restart next has %q", got)
 	}
