@@ -111,6 +111,7 @@ func (s *server) serve(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	s.log.Info("server is ready", "took", time.Since(s.started))
+	notify(s.log, stateReady)
 	select {
 	case err = <-served:
 		s.log.Error("the socket broke", "err", err)
@@ -120,6 +121,7 @@ func (s *server) serve(ctx context.Context) error {
 	case <-s.stop:
 		err = nil
 	}
+	notify(s.log, stateStopping)
 	s.shutdown(ctx, srv, cancelOps)
 	return errors.Join(err, s.close(context.WithoutCancel(ctx)))
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -318,6 +319,45 @@ func oneUser(ctx context.Context, c *api.Client, dir, own string, round int) err
 		return err
 	}
 	return c.DeleteDot(ctx, api.DotRequest{Dot: own + "x"})
+}
+
+// A service manager hears when the volumes are mounted, and when they are about to go.
+func TestServiceManagerIsTold(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	next := func() string {
+		b := make([]byte, 100)
+		l.SetReadDeadline(time.Now().Add(20 * time.Second))
+		n, err := l.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:n])
+	}
+	cmd := program(t, dir, "server")
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if got := next(); got != "READY=1" {
+		t.Errorf("told %q", got)
+	}
+	if out, err := program(t, dir, "list").CombinedOutput(); err != nil {
+		t.Errorf("ready, but: %v: %s", err, out)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if got := next(); got != "STOPPING=1" {
+		t.Errorf("told %q", got)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("a clean end is no failure: %v", err)
+	}
 }
 
 // lockedBuffer is a buffer that can be read while a process writes to it.

@@ -54,11 +54,20 @@ func counted(dir string) int {
 	if err != nil {
 		return 0
 	}
-	n, err := strconv.Atoi(string(bytes.TrimSpace(text)))
+	n, err := strconv.Atoi(string(text))
 	if err != nil {
-		return 0 // caught between truncate and write
+		return -1 // never written so
 	}
 	return n
+}
+
+// count notes n by rename, so that neither the demo nor a commit sees a number half written.
+func count(dir string, n int) error {
+	path := filepath.Join(dir, counterFile)
+	if err := os.WriteFile(path+".new", []byte(strconv.Itoa(n)), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // serve is a service's process: it writes until it is told to stop.
@@ -80,7 +89,7 @@ func write(ctx context.Context, db database, dir string) error {
 		if err := db.put(fmt.Sprintf("%06d", n), value); err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, counterFile), []byte(strconv.Itoa(n)), 0o600); err != nil {
+		if err := count(dir, n); err != nil {
 			return fmt.Errorf("count: %w", err)
 		}
 		select {

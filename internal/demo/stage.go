@@ -148,6 +148,35 @@ func (s *stage) prove() error {
 	return nil
 }
 
+// proveRunning opens copies of the databases as the commit before the last one has them.
+func (s *stage) proveRunning(ctx context.Context) error {
+	look, aside := filepath.Join(s.dir, "look"), filepath.Join(s.dir, "aside")
+	if err := os.Mkdir(look, 0o700); err != nil {
+		return fmt.Errorf("look at a commit: %w", err)
+	}
+	if err := s.dm(ctx, "mount", "shop:HEAD^", look); err != nil {
+		return err
+	}
+	if err := os.CopyFS(aside, os.DirFS(look)); err != nil {
+		return fmt.Errorf("copy a commit aside: %w", err)
+	}
+	if err := s.dm(ctx, "umount", look); err != nil {
+		return err
+	}
+	for _, kind := range kinds() {
+		sum, err := summarize(kind, filepath.Join(aside, kind))
+		if err != nil {
+			return err
+		}
+		// A service counts a record after it was written, so a commit has at least as many as were counted.
+		if n := counted(filepath.Join(aside, kind)); sum.records < n || sum.records > n+1 {
+			return fmt.Errorf("%s has %d records in the commit, but %d were counted", kind, sum.records, n)
+		}
+		fmt.Printf("%-8s %s   whole\n", kind, sum)
+	}
+	return nil
+}
+
 // destroy removes one database, empties another and overwrites the third.
 func (s *stage) destroy() error {
 	k := kinds()
