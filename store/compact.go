@@ -123,7 +123,9 @@ type usage struct {
 type victim struct {
 	num uint64
 	usage
-	items []moved // what lives in it
+	items []moved   // what lives in it
+	taken bool      // nothing is added to it
+	own   *packFile // the lease, for one that grows
 }
 
 // usage goes over the index and returns what is needed of each pack.
@@ -171,6 +173,8 @@ func eachEntry(ctx context.Context, b *bbolt.Tx, fn func(id object.ID, hidden bo
 
 // rewriteGroup moves what lives in some packs elsewhere and removes them.
 func (g *collection) rewriteGroup(ctx context.Context, group []victim) error {
+	g.seize(group)
+	defer g.letGo(group)
 	at := map[uint64]*victim{}
 	for i := range group {
 		at[group[i].num] = &group[i]
@@ -187,41 +191,55 @@ func (g *collection) rewriteGroup(ctx context.Context, group []victim) error {
 		return err
 	}
 	for i := range group {
-		err := g.rewrite(ctx, &group[i])
-		if errs.KindOf(err) == errs.Damaged || errors.Is(err, fs.ErrNotExist) {
-			// A damaged pack stays as it is; fsck says what is wrong with it.
-			g.stats.BytesDead += group[i].info.size - group[i].live
-			continue
+		v := &group[i]
+		var err error
+		if v.taken {
+			if err = g.rewrite(ctx, v); err == nil {
+				continue
+			}
 		}
-		if err != nil {
-			return fmt.Errorf("rewrite pack %s: %w", packName(group[i].num), err)
+		// A pack that a batch has, and a damaged one, stays as it is; fsck says what is wrong with it.
+		g.stats.BytesDead += v.info.size - v.live
+		if err != nil && errs.KindOf(err) != errs.Damaged && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("rewrite pack %s: %w", packName(v.num), err)
 		}
-		group[i].items = nil
 	}
 	return nil
+}
+
+// seize takes those packs of a group that grow, so that nothing is added to them: neither by batches nor by what is moved
+// out of the others.
+func (g *collection) seize(group []victim) {
+	for i := range group {
+		v := &group[i]
+		v.taken = v.info.sealed || g.s.packs.isStuck(v.num)
+		if v.taken {
+			continue
+		}
+		own, ok := g.s.packs.take(v.num)
+		if ok && own.known != v.info { // one had it meanwhile
+			g.s.packs.giveBack(own, true)
+			ok = false
+		}
+		if ok {
+			v.own, v.taken = own, true
+		}
+	}
+}
+
+// letGo ends seize for the packs that were not removed.
+func (g *collection) letGo(group []victim) {
+	for i := range group {
+		if v := &group[i]; v.own != nil {
+			g.s.packs.giveBack(v.own, g.s.broken.Load() == nil)
+			v.own = nil
+		}
+	}
 }
 
 // rewrite copies what lives in a pack as it is stored, and removes the pack.
 func (g *collection) rewrite(ctx context.Context, v *victim) error {
 	s := g.s
-	var own *packFile
-	if !v.info.sealed && !s.packs.isStuck(v.num) {
-		var ok bool
-		if own, ok = s.packs.take(v.num); !ok {
-			g.stats.BytesDead += v.info.size - v.live
-			return nil // a batch has it
-		}
-		if own.known != v.info {
-			s.packs.giveBack(own, true) // one had it meanwhile
-			return nil
-		}
-	}
-	removed := false
-	defer func() {
-		if own != nil && !removed {
-			s.packs.giveBack(own, s.broken.Load() == nil)
-		}
-	}()
 	m := &mover{s: s, out: appender{s: s}}
 	slices.SortFunc(v.items, func(x, y moved) int { return cmp.Compare(x.old.off, y.old.off) })
 	for _, it := range v.items {
@@ -238,11 +256,11 @@ func (g *collection) rewrite(ctx context.Context, v *victim) error {
 	if err != nil {
 		return err
 	}
-	removed = true
+	if v.own != nil {
+		defer s.packs.release(v.own)
+		v.own = nil
+	}
 	if err := s.fail("IndexBeforeRemove"); err != nil {
-		if own != nil {
-			s.packs.release(own)
-		}
 		return err
 	}
 	if g.aside {
@@ -250,11 +268,7 @@ func (g *collection) rewrite(ctx context.Context, v *victim) error {
 			return err
 		}
 	}
-	err = s.packs.remove(v.num)
-	if own != nil {
-		s.packs.release(own)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.packs.remove(v.num); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	g.stats.BytesFreed += v.info.size - v.live
@@ -263,6 +277,7 @@ func (g *collection) rewrite(ctx context.Context, v *victim) error {
 	} else {
 		g.stats.PacksRewritten++
 	}
+	v.items = nil
 	return nil
 }
 

@@ -73,14 +73,16 @@ func describe(t *testing.T, s *Store) string {
 }
 
 func TestNewerFormatIsRefused(t *testing.T) {
-	for name, content := range map[string]string{"format": "dm store 2\n",
+	for name, content := range map[string]string{
+		"format": "dm store 2\n",
 		journalName: string(func() []byte {
 			b := newJournalHeader()
 			b[8]++
 			crc := crc32c(b[:12])
 			copy(b[12:], []byte{byte(crc), byte(crc >> 8), byte(crc >> 16), byte(crc >> 24)})
 			return b
-		}())} {
+		}()),
+	} {
 		dir := t.TempDir()
 		s := testStore(t, dir, Options{})
 		s.Close()

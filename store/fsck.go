@@ -114,6 +114,8 @@ type check struct {
 	done   int64            // bytes of packs
 	total  int64
 	tips   []tip
+	// restore holds refs and metadata where those of the index are damaged.
+	restore *state
 }
 
 type tip struct {
@@ -362,8 +364,10 @@ func (c *check) unmet(ctx context.Context, num uint64, why string) error {
 	slices.SortFunc(ids, func(x, y moved) int { return cmp.Compare(x.old.off, y.old.off) })
 	for _, it := range ids {
 		if _, err := c.s.readRecord(it.id, it.old); err != nil {
-			c.report.add(Problem{Pack: packName(num), Offset: it.old.off, Object: it.id, Kind: it.old.kind.String(),
-				What: fmt.Sprintf("%s %s cannot be read: %s: %v", it.old.kind, it.id.Short(), why, err)})
+			c.report.add(Problem{
+				Pack: packName(num), Offset: it.old.off, Object: it.id, Kind: it.old.kind.String(),
+				What: fmt.Sprintf("%s %s cannot be read: %s: %v", it.old.kind, it.id.Short(), why, err),
+			})
 		}
 	}
 	return nil
@@ -409,19 +413,18 @@ func (c *check) journal(all map[string][]byte) {
 		return
 	}
 	n := 0
-	for _, m := range []struct {
-		name   string
-		values map[string][]byte
-	}{{bucketRefs, st.refs}, {bucketMeta, st.meta}} {
-		for k, v := range m.values {
-			if string(all[m.name+k]) != string(v) {
-				c.report.add(Problem{What: fmt.Sprintf("journal and index have different values of %q", k)})
+	for bucket, values := range st.buckets() {
+		for k, v := range values {
+			if string(all[bucket+k]) != string(v) {
+				c.report.add(Problem{What: fmt.Sprintf("index and journal have different values of %q", k)})
+				c.restore = st
 			}
 			n++
 		}
 	}
 	if n < len(all) {
 		c.report.add(Problem{What: fmt.Sprintf("the journal has %d values, the index %d", n, len(all))})
+		c.restore = st
 	}
 }
 
@@ -452,8 +455,10 @@ func (c *check) reach(ctx context.Context) error {
 		}
 		if r.Kind == object.KindChunk {
 			if e, ok, err := c.s.lookup(r.ID); err == nil && (!ok || e.kind != r.Kind) {
-				c.report.add(Problem{Object: r.ID, Kind: r.Kind.String(), Missing: true,
-					What: fmt.Sprintf("%s %s is missing", r.Kind, r.ID.Short())})
+				c.report.add(Problem{
+					Object: r.ID, Kind: r.Kind.String(), Missing: true,
+					What: fmt.Sprintf("%s %s is missing", r.Kind, r.ID.Short()),
+				})
 			}
 			continue
 		}

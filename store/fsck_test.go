@@ -202,7 +202,7 @@ func TestLostIndex(t *testing.T) {
 func TestRandomDamage(t *testing.T) {
 	origin := t.TempDir()
 	want, refs := history(t, origin, Options{PackBytes: 15 << 10})
-	const rounds = 1000
+	const rounds = 400
 	dir := t.TempDir()
 	seen := map[string]int{}
 	for round := range rounds {

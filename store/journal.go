@@ -240,6 +240,49 @@ func nextChange(b []byte) (c change, n int) {
 	return c, n
 }
 
+// buckets returns what the journal holds, by the buckets of the index.
+func (st *state) buckets() map[string]map[string][]byte {
+	return map[string]map[string][]byte{bucketRefs: st.refs, bucketMeta: st.meta}
+}
+
+// equals says whether the index has the same refs and metadata.
+func (st *state) equals(b *bbolt.Tx) bool {
+	for bucket, values := range st.buckets() {
+		n := 0
+		err := b.Bucket([]byte(bucket)).ForEach(func(k, v []byte) error {
+			n++
+			value, err := unseal(string(k), v)
+			if want, ok := values[string(k)]; err != nil || !ok || string(want) != string(value) {
+				return errJournal
+			}
+			return nil
+		})
+		if err != nil || n != len(values) {
+			return false
+		}
+	}
+	return true
+}
+
+// restore replaces the refs and metadata of the index.
+func (st *state) restore(b *bbolt.Tx) error {
+	for bucket, values := range st.buckets() {
+		if err := b.DeleteBucket([]byte(bucket)); err != nil {
+			return err
+		}
+		fresh, err := b.CreateBucket([]byte(bucket))
+		if err != nil {
+			return err
+		}
+		for key, value := range values {
+			if err := fresh.Put([]byte(key), seal(key, value)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // openJournal opens the journal to append behind a state that was read from it.
 func openJournal(dir string, st *state) (*journal, error) {
 	path := filepath.Join(dir, journalName)

@@ -53,8 +53,10 @@ type packSet struct {
 const openFiles = 128
 
 func newPackSet(dir string) *packSet {
-	return &packSet{dir: dir, maxOpen: openFiles, next: 1, open: map[uint64]*packFile{}, unused: list.New(),
-		stuck: map[uint64]bool{}}
+	return &packSet{
+		dir: dir, maxOpen: openFiles, next: 1, open: map[uint64]*packFile{}, unused: list.New(),
+		stuck: map[uint64]bool{},
+	}
 }
 
 func packName(num uint64) string { return fmt.Sprintf("%016x.pack", num) }

@@ -35,8 +35,10 @@ func (s *Store) rebuild(ctx context.Context, st *state, why error) error {
 	if err := os.RemoveAll(fresh); err != nil {
 		return err
 	}
-	db, err := bbolt.Open(fresh, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType,
-		NoSync: true})
+	db, err := bbolt.Open(fresh, 0o600, &bbolt.Options{
+		Timeout: time.Second, FreelistType: bbolt.FreelistMapType,
+		NoSync: true,
+	})
 	if err != nil {
 		return err
 	}

@@ -51,6 +51,9 @@ func (s *Store) openIndex(ctx context.Context) error {
 	if err := s.matchJournal(st); err != nil {
 		return errs.New(errs.KindOf(err), "open store %s: %w", s.dir, err)
 	}
+	if err := s.matchValues(); err != nil {
+		return errs.New(errs.KindOf(err), "open store %s: %w", s.dir, err)
+	}
 	return s.matchPacks(ctx)
 }
 
@@ -87,7 +90,8 @@ func (s *Store) checkStale(st *state) error {
 func (s *Store) openDB() (err error) {
 	defer s.guard(&err)()
 	db, err := bbolt.Open(filepath.Join(s.dir, indexName), 0o600, &bbolt.Options{
-		Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
+		Timeout: time.Second, FreelistType: bbolt.FreelistMapType,
+	})
 	if err != nil {
 		return errs.New(errs.KindOf(err), "open index of store %s: %w", s.dir, err)
 	}
@@ -159,6 +163,21 @@ func (s *Store) matchJournal(st *state) error {
 	}
 	s.log, err = newJournal(s.dir, seq, all)
 	return err
+}
+
+// matchValues gives the index the refs and metadata of the journal, should the two differ. bbolt's pages have no checksums,
+// so a flipped bit in the index shows here; the journal's records have one.
+func (s *Store) matchValues() error {
+	st, err := readJournal(s.dir)
+	if err != nil {
+		return err
+	}
+	same := false
+	if err := s.view(func(b *bbolt.Tx) error { same = st.equals(b); return nil }); err != nil || same {
+		return err
+	}
+	s.note("refs or metadata in the index were damaged and were taken from the journal")
+	return s.update(func(tx *Tx) error { return st.restore(tx.b) })
 }
 
 // matchPacks brings the pack files to the state that the index knows: packs that it does not know go, and the unsealed

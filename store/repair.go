@@ -34,6 +34,11 @@ func (c *check) repair(ctx context.Context) error {
 			}
 			c.report.PutAside++
 		}
+		if c.restore != nil && c.restore.seq == indexSeq(tx.b) {
+			if err := c.restore.restore(tx.b); err != nil {
+				return err
+			}
+		}
 		return ctx.Err()
 	})
 	if err != nil {

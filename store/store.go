@@ -120,8 +120,10 @@ func open(ctx context.Context, dir string, opts Options, fail func(string) error
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, opts: opts, lock: lock, fail: fail, cache: newCache(opts.CacheBytes),
-		batches: map[*Batch]struct{}{}, pins: map[object.ID]int{}}
+	s := &Store{
+		dir: dir, opts: opts, lock: lock, fail: fail, cache: newCache(opts.CacheBytes),
+		batches: map[*Batch]struct{}{}, pins: map[object.ID]int{},
+	}
 	defer func() {
 		if err != nil {
 			s.Close()

@@ -162,8 +162,12 @@ func TestRefsAndMeta(t *testing.T) {
 		old, new object.ID
 		want     errs.Kind
 	}{
-		{"a/x", none, two, errs.Conflict}, {"a/x", two, one, errs.Conflict}, {"c", one, two, errs.Conflict},
-		{"a/x", one, object.ID{1}, errs.NotFound}, {"c", one, none, errs.Conflict}, {"", none, one, errs.Usage},
+		{"a/x", none, two, errs.Conflict},
+		{"a/x", two, one, errs.Conflict},
+		{"c", one, two, errs.Conflict},
+		{"a/x", one, object.ID{1}, errs.NotFound},
+		{"c", one, none, errs.Conflict},
+		{"", none, one, errs.Usage},
 	} {
 		err := s.Update(func(tx *Tx) error { return tx.SetRef(c.name, c.old, c.new) })
 		wantKind(t, err, c.want)

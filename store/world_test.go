@@ -47,8 +47,10 @@ func (w *world) store(ctx context.Context, b *Batch, parents []object.ID, messag
 			return object.ID{}, err
 		}
 		dir := name[:1]
-		dirs[dir] = append(dirs[dir], object.Edit{Name: name, Entry: &object.Entry{Name: name, Ino: uint64(100 + i),
-			Mode: object.ModeRegular | 0o644, Content: content}})
+		dirs[dir] = append(dirs[dir], object.Edit{Name: name, Entry: &object.Entry{
+			Name: name, Ino: uint64(100 + i),
+			Mode: object.ModeRegular | 0o644, Content: content,
+		}})
 	}
 	var top []object.Edit
 	for dir, edits := range dirs {
@@ -56,16 +58,20 @@ func (w *world) store(ctx context.Context, b *Batch, parents []object.ID, messag
 		if err != nil {
 			return object.ID{}, err
 		}
-		top = append(top, object.Edit{Name: dir, Entry: &object.Entry{Name: dir, Ino: uint64(dir[0]),
-			Mode: object.ModeDir | 0o755, Tree: id, Totals: totals}})
+		top = append(top, object.Edit{Name: dir, Entry: &object.Entry{
+			Name: dir, Ino: uint64(dir[0]),
+			Mode: object.ModeDir | 0o755, Tree: id, Totals: totals,
+		}})
 	}
 	sort.Slice(top, func(i, j int) bool { return top[i].Name < top[j].Name })
 	root, totals, err := object.EditTree(ctx, b, b, object.ID{}, top)
 	if err != nil {
 		return object.ID{}, err
 	}
-	c := &object.Commit{Root: object.Entry{Ino: 1, Mode: object.ModeDir | 0o755, Tree: root, Totals: totals},
-		NextIno: 10000, Parents: parents, Author: "test", Time: time.Unix(1, 0).UTC(), Message: message}
+	c := &object.Commit{
+		Root:    object.Entry{Ino: 1, Mode: object.ModeDir | 0o755, Tree: root, Totals: totals},
+		NextIno: 10000, Parents: parents, Author: "test", Time: time.Unix(1, 0).UTC(), Message: message,
+	}
 	return b.Put(ctx, object.KindCommit, c.Encode())
 }
 

@@ -72,14 +72,18 @@ func encoderOptions(level Level, n int) []zstd.EOption {
 	if level == Small {
 		l = zstd.SpeedDefault
 	}
-	return []zstd.EOption{zstd.WithEncoderLevel(l), zstd.WithEncoderConcurrency(n), zstd.WithEncoderCRC(false),
-		zstd.WithWindowSize(object.MaxSize)}
+	return []zstd.EOption{
+		zstd.WithEncoderLevel(l), zstd.WithEncoderConcurrency(n), zstd.WithEncoderCRC(false),
+		zstd.WithWindowSize(object.MaxSize),
+	}
 }
 
 // The limit to the capacity of the target is what keeps a small frame from becoming a gigabyte.
 func decoderOptions(n int) []zstd.DOption {
-	return []zstd.DOption{zstd.WithDecoderConcurrency(n), zstd.WithDecodeAllCapLimit(true),
-		zstd.WithDecoderMaxMemory(2 * object.MaxSize), zstd.WithDecoderMaxWindow(2 * object.MaxSize)}
+	return []zstd.DOption{
+		zstd.WithDecoderConcurrency(n), zstd.WithDecodeAllCapLimit(true),
+		zstd.WithDecoderMaxMemory(2 * object.MaxSize), zstd.WithDecoderMaxWindow(2 * object.MaxSize),
+	}
 }
 
 // Close frees the codec's memory.
@@ -121,7 +125,8 @@ const zstdLits = 128
 // AppendDelta appends the record of an object as a delta against base, if its payload then has at most limit bytes;
 // otherwise it returns dst as it was, and false.
 func (c *Codec) AppendDelta(dst []byte, kind object.Kind, id object.ID, plain []byte, baseID object.ID, base []byte,
-	limit int) ([]byte, Head, bool) {
+	limit int,
+) ([]byte, Head, bool) {
 	s := c.scratch.Get().(*scratch)
 	defer c.scratch.Put(s)
 	// Literals shrink by compression, but not as much as whole objects do.
@@ -153,7 +158,8 @@ func (c *Codec) AppendDelta(dst []byte, kind object.Kind, id object.ID, plain []
 // AppendDict appends the record of an object as a zstd frame with base as dictionary, if its payload then has at most
 // limit bytes; otherwise it returns dst as it was, and false. It finds what moved, at thirty times the cost of AppendDelta.
 func (c *Codec) AppendDict(dst []byte, kind object.Kind, id object.ID, plain []byte, baseID object.ID, base []byte,
-	limit int) ([]byte, Head, bool) {
+	limit int,
+) ([]byte, Head, bool) {
 	e := <-c.dictEnc
 	defer func() { c.dictEnc <- e }()
 	if err := e.ResetWithOptions(nil, zstd.WithEncoderDictRaw(dictID, base)); err != nil || len(plain) == 0 {

@@ -339,8 +339,10 @@ func TestBombs(t *testing.T) {
 	if allocs > 50 {
 		t.Errorf("%v allocations", allocs)
 	}
-	for _, payload := range []string{"", "\x00", "\x02\x01\x00\x01x", "\x00\x01\x00\x02x", "\x00\x01\xff\xff\xff\xff\x7f\x01x",
-		"\x00\xff\xff\xff\xff\x0f", "\x00\x01\x05\x01xy", "\x00\x80\x00", "\x01\x01\x00\x01x"} {
+	for _, payload := range []string{
+		"", "\x00", "\x02\x01\x00\x01x", "\x00\x01\x00\x02x", "\x00\x01\xff\xff\xff\xff\x7f\x01x",
+		"\x00\xff\xff\xff\xff\x0f", "\x00\x01\x05\x01xy", "\x00\x80\x00", "\x01\x01\x00\x01x",
+	} {
 		rec := Record{Head{Kind: object.KindChunk, Encoding: Delta, PlainLen: 10, ID: object.ID{1}}, []byte(payload)}
 		if _, err := c.Decode(&rec, []byte("0123456789")); errs.KindOf(err) != errs.Damaged {
 			t.Errorf("delta %q: %v", payload, err)
@@ -423,7 +425,8 @@ func BenchmarkCodec(b *testing.B) {
 		})
 	}
 	for name, fn := range map[string]func([]byte, object.Kind, object.ID, []byte, object.ID, []byte, int) ([]byte, Head, bool){
-		"delta": c.AppendDelta, "dict": c.AppendDict} {
+		"delta": c.AppendDelta, "dict": c.AppendDict,
+	} {
 		db, _, ok := fn(nil, object.KindChunk, object.ID{1}, small, object.ID{2}, base, n)
 		if !ok {
 			b.Fatal("no delta")
