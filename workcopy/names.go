@@ -21,6 +21,7 @@ type ref struct {
 	// What the committed tree said, valid while the directory still has that tree.
 	asked bool
 	tree  object.ID
+	links object.ID // the link table that completed entry, if it is hard-linked
 	entry *object.Entry
 }
 
@@ -63,8 +64,8 @@ func (c *Copy) settle(refs []*ref) (missing *ref, err error) {
 		switch {
 		case known:
 			r.child = child
-		case !r.asked || r.tree != r.dir.dir.tree:
-			r.tree = r.dir.dir.tree
+		case !r.asked || r.tree != r.dir.dir.tree || r.links != c.linkTable():
+			r.tree, r.links = r.dir.dir.tree, c.linkTable()
 			return r, nil
 		case r.entry != nil:
 			r.child = c.loadEntry(r.dir, r.entry)
@@ -80,24 +81,26 @@ func (c *Copy) ask(ctx context.Context, r *ref) error {
 	if err != nil || !ok {
 		return err
 	}
-	if e, err = c.linkEntry(ctx, e); err != nil {
+	if e, err = c.linkEntry(ctx, r.links, e); err != nil {
 		return err
 	}
 	r.entry = &e
 	return nil
 }
 
+// linkTable returns the commit's link table. The caller holds mu.
+func (c *Copy) linkTable() object.ID {
+	if c.commit == nil {
+		return object.ID{}
+	}
+	return c.commit.Links
+}
+
 // linkEntry completes a directory's entry of a hard-linked file with what the commit's link table says.
-func (c *Copy) linkEntry(ctx context.Context, e object.Entry) (object.Entry, error) {
+func (c *Copy) linkEntry(ctx context.Context, table object.ID, e object.Entry) (object.Entry, error) {
 	if !e.Linked {
 		return e, nil
 	}
-	c.mu.RLock()
-	var table object.ID
-	if c.commit != nil {
-		table = c.commit.Links
-	}
-	c.mu.RUnlock()
 	full, ok, err := object.LookupTree(ctx, c.cfg.Source, table, object.LinkName(e.Ino))
 	if err != nil {
 		return e, err

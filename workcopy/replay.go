@@ -347,7 +347,7 @@ func (c *Copy) recover(ctx context.Context, h head) error {
 	if h.Clean {
 		return nil
 	}
-	if err := c.dropParts(); err != nil {
+	if err := c.checkParts(); err != nil {
 		return err
 	}
 	if now := era(c.path); h.Era != now || now == "" {
@@ -395,14 +395,16 @@ func (c *Copy) eachBacking(fn func(ino uint64, part bool, path string) error) er
 	return err
 }
 
-// dropParts removes partial files of which the journal knows nothing.
-func (c *Copy) dropParts() error {
+// checkParts looks at the partial files. One of which the journal knows nothing is removed. Of the others a block counts as
+// local only if the host's filesystem has bytes for it: the journal is written before the bytes, so the last write may be
+// noted and not carried out, and after a power cut any that was not synced.
+func (c *Copy) checkParts() error {
 	return c.eachBacking(func(ino uint64, part bool, path string) error {
 		if !part {
 			return nil
 		}
 		if n := c.inodes[ino]; n != nil && n.file != nil && n.file.partial {
-			return nil
+			return n.file.trustExtents(path)
 		}
 		return os.Remove(path)
 	})
@@ -410,16 +412,11 @@ func (c *Copy) dropParts() error {
 
 // recoverPowerLoss finds out what the machine's crash left of files and journal, which were synced independently.
 //
-//   - A partial file's block counts as local only if the host's filesystem has bytes for it.
-//   - A complete file is compared with the commit, chunk by chunk: what differs is dirty.
+// A complete file is compared with the commit, chunk by chunk: what differs is dirty.
 func (c *Copy) recoverPowerLoss(ctx context.Context) error {
 	c.log.Warn("the machine stopped without warning: comparing local files with the last commit", "copy", c.path)
 	suspects := map[uint64]bool{}
 	err := c.eachBacking(func(ino uint64, part bool, path string) error {
-		n := c.inodes[ino]
-		if part && n != nil && n.file != nil && n.file.partial {
-			return n.file.trustExtents(path)
-		}
 		if !part {
 			suspects[ino] = true
 		}
@@ -497,7 +494,7 @@ func (c *Copy) compareTree(ctx context.Context, dir *node, suspects map[uint64]b
 			continue // replaced since
 		}
 		if !known {
-			full, err := c.linkEntry(ctx, *e)
+			full, err := c.linkEntry(ctx, c.linkTable(), *e)
 			if err != nil {
 				return err
 			}

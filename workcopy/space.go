@@ -141,7 +141,7 @@ func (c *Copy) Seek(ctx context.Context, id NodeID, off int64, what RangeKind) (
 	size, partial := int64(n.size), f.partial
 	var s seeker
 	if partial {
-		s = seeker{what: what, at: uint64(off), size: n.size, limit: f.limit, content: f.committed,
+		s = seeker{what: what, at: uint64(off), size: n.size, content: f.committed,
 			local: cloneSet(f.local), dirty: cloneSet(f.dirty), zeroed: cloneSet(f.zeroed)}
 	}
 	c.mu.RUnlock()
@@ -191,7 +191,7 @@ func (b *backing) seekBacking(off, size int64, what RangeKind) (int64, error) {
 // seeker finds data and holes of a partial file: of what is not local, in the committed content's list.
 type seeker struct {
 	what                 RangeKind
-	at, size, limit      uint64
+	at, size             uint64
 	content              object.Content
 	local, dirty, zeroed *roaring.Bitmap
 }
@@ -199,11 +199,13 @@ type seeker struct {
 func (s *seeker) seek(ctx context.Context, src object.Source) (int64, error) {
 	from := s.at &^ (BlockSize - 1)
 	err := object.WalkSpans(ctx, src, s.content, from, func(off uint64, span object.Span) error {
-		end := off + span.Size
-		if !span.ID.IsZero() {
-			end = (end + BlockSize - 1) &^ (BlockSize - 1) // a block with some data in it is data
+		end := off + span.Size // a block with some data in it is data
+		if span.ID.IsZero() {
+			end &^= BlockSize - 1
+		} else {
+			end = (end + BlockSize - 1) &^ (BlockSize - 1)
 		}
-		return s.scan(min(end, s.limit), span.ID.IsZero())
+		return s.scan(min(end, s.size), span.ID.IsZero())
 	})
 	if err == nil {
 		err = s.scan(s.size, true)
@@ -228,9 +230,7 @@ func (s *seeker) scan(end uint64, hole bool) error {
 		switch {
 		case isHole:
 		case s.dirty.Contains(uint32(b)):
-		case s.local.Contains(uint32(b)) || b*BlockSize >= s.limit:
-			isHole = hole
-		default:
+		default: // as committed
 			isHole = hole
 			if it := s.local.Iterator(); hole { // straight to the next block that may be otherwise
 				it.AdvanceIfNeeded(uint32(b))

@@ -132,11 +132,12 @@ func (c *Copy) sumUp(ctx context.Context) (gone []goneName, st Status, err error
 		c.mu.RUnlock()
 		c.Forget(id, 1)
 	}
-	var links object.Totals
-	if c.commit != nil {
-		if links, err = object.TreeTotals(ctx, c.cfg.Source, c.commit.Links); err != nil {
-			return nil, st, err
-		}
+	c.mu.RLock()
+	table := c.linkTable()
+	c.mu.RUnlock()
+	links, err := object.TreeTotals(ctx, c.cfg.Source, table)
+	if err != nil {
+		return nil, st, err
 	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -215,7 +216,10 @@ type Change struct {
 // Changes calls fn for every path that differs from the commit the working copy is based on, sorted by path. It reads
 // only what changed. Directories are listed when they themselves are new, gone or have other attributes.
 func (c *Copy) Changes(ctx context.Context, fn func(Change) error) error {
-	w := &changeWalk{c: c, ctx: ctx, gone: map[uint64]int{}, born: map[uint64]int{}}
+	c.mu.RLock()
+	links := c.linkTable()
+	c.mu.RUnlock()
+	w := &changeWalk{c: c, ctx: ctx, links: links, gone: map[uint64]int{}, born: map[uint64]int{}}
 	if err := w.dir("", c.root); err != nil {
 		return err
 	}
@@ -228,11 +232,12 @@ func (c *Copy) Changes(ctx context.Context, fn func(Change) error) error {
 }
 
 type changeWalk struct {
-	c    *Copy
-	ctx  context.Context
-	list []Change
-	gone map[uint64]int // inode number to index in list
-	born map[uint64]int
+	c     *Copy
+	ctx   context.Context
+	links object.ID
+	list  []Change
+	gone  map[uint64]int // inode number to index in list
+	born  map[uint64]int
 }
 
 type namedNode struct {
@@ -309,7 +314,7 @@ func (n *node) bytesOf() uint64 {
 
 // removed lists a committed entry that is gone, with everything below it.
 func (w *changeWalk) removed(path string, e object.Entry) error {
-	full, err := w.c.linkEntry(w.ctx, e)
+	full, err := w.c.linkEntry(w.ctx, w.links, e)
 	if err != nil {
 		return err
 	}
