@@ -3,7 +3,9 @@ package remote
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"dm/internal/errs"
 	"dm/object"
@@ -58,20 +60,50 @@ func (l *loading) round(ctx context.Context, ask []Want) error {
 			return err
 		}
 	}
-	for len(rest) > 0 {
-		n := min(len(rest), MaxBatch)
-		l.extra = 0
-		err := l.f.from.Load(ctx, Request{rest[:n], l.f.haves}, func(r *pack.Record) error {
-			l.f.meter.update(func(p *Progress, s *Stats) { s.Bytes += int64(r.RecordLen()); p.Wire += int64(r.RecordLen()) })
-			return l.record(ctx, r, true)
-		})
-		if err != nil {
+	for part := range slices.Chunk(rest, MaxBatch) {
+		if err := l.ask(ctx, part); err != nil {
 			return fmt.Errorf("load objects from the remote: %w", err)
 		}
-		rest = rest[n:]
 	}
 	return l.unpark(ctx)
 }
+
+// ask asks the remote for objects. A connection that breaks is taken up where it broke, as long as something comes.
+func (l *loading) ask(ctx context.Context, wants []Want) error {
+	for {
+		came := false
+		l.extra = 0
+		err := l.f.from.Load(ctx, Request{wants, l.f.haves}, func(r *pack.Record) error {
+			l.f.meter.update(func(p *Progress, s *Stats) { s.Bytes += int64(r.RecordLen()); p.Wire += int64(r.RecordLen()) })
+			if err := l.record(ctx, r, true); err != nil {
+				return &final{err}
+			}
+			came = true
+			return nil
+		})
+		var f *final
+		if errors.As(err, &f) {
+			return f.err
+		}
+		if err == nil || !came || errs.KindOf(err) != errs.Unreachable || ctx.Err() != nil {
+			return err
+		}
+		wants = slices.DeleteFunc(slices.Clone(wants), func(w Want) bool {
+			_, needed := l.need[w.ID]
+			_, parked := l.parked[w.ID]
+			_, based := l.bases[w.ID]
+			return parked || based || !needed && !l.asked[w.ID]
+		})
+		if len(wants) == 0 {
+			return nil
+		}
+	}
+}
+
+// final keeps an error of what is done with a record from being taken for one of the connection.
+type final struct{ err error }
+
+func (f *final) Error() string { return f.err.Error() }
 
 // record takes a record in. fresh says that its bytes are somebody else's.
 func (l *loading) record(ctx context.Context, r *pack.Record, fresh bool) error {
