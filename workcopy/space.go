@@ -141,8 +141,10 @@ func (c *Copy) Seek(ctx context.Context, id NodeID, off int64, what RangeKind) (
 	size, partial := int64(n.size), f.partial
 	var s seeker
 	if partial {
-		s = seeker{what: what, at: uint64(off), size: n.size, content: f.committed,
-			local: cloneSet(f.local), dirty: cloneSet(f.dirty), zeroed: cloneSet(f.zeroed)}
+		s = seeker{
+			what: what, at: uint64(off), size: n.size, content: f.committed,
+			local: cloneSet(f.local), dirty: cloneSet(f.dirty), zeroed: cloneSet(f.zeroed),
+		}
 	}
 	c.mu.RUnlock()
 	if off < 0 || off >= size {

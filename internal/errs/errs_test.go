@@ -61,8 +61,12 @@ func TestKindShinesThrough(t *testing.T) {
 		err  error
 		want Kind
 	}{
-		{syscall.ENOSPC, NoSpace}, {fs.ErrNotExist, NotFound}, {context.Canceled, Interrupted},
-		{syscall.ECONNREFUSED, Unreachable}, {errors.New("?"), Internal}, {nil, Internal},
+		{syscall.ENOSPC, NoSpace},
+		{fs.ErrNotExist, NotFound},
+		{context.Canceled, Interrupted},
+		{syscall.ECONNREFUSED, Unreachable},
+		{errors.New("?"), Internal},
+		{nil, Internal},
 	} {
 		if got := KindOf(c.err); got != c.want {
 			t.Errorf("KindOf(%v) = %v, want %v", c.err, got, c.want)
