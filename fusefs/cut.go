@@ -177,7 +177,7 @@ func (c *cutter) flushThese(ctx context.Context, how flushKind, ids []workcopy.N
 	for _, id := range gone {
 		c.leases.drop(id)
 	}
-	if err != nil {
+	if err != nil && !c.mount.gone() {
 		return fmt.Errorf("write out the kernel's cache of %s: %w", c.mount.dir, err)
 	}
 	return nil
@@ -261,6 +261,8 @@ func (c *cutter) tidy(ctx context.Context) {
 		var err error
 		select {
 		case <-ctx.Done():
+			return
+		case <-c.mount.served:
 			return
 		case <-c.released:
 			for end := time.Now().Add(releaseAfter); c.leases.dark.Load() != 0 && time.Now().Before(end) && ctx.Err() == nil; {

@@ -93,10 +93,12 @@ func (f *Flusher) running(ctx context.Context) (*childConn, error) {
 		if m.detached {
 			continue
 		}
-		if _, err := child.call(ctx, opAttach, id, attachPayload(m)); err != nil {
-			child.close()
-			return nil, fmt.Errorf("start the flusher: open %s: %w", m.path, err)
+		// One mount that does not answer, or is not there any more, must not stop the commits of the others.
+		actx, cancel := context.WithTimeout(ctx, flushWait)
+		if _, err := child.call(actx, opAttach, id, attachPayload(m)); err != nil {
+			f.log.Warn("the flusher cannot open a mount", "mount", m.path, "err", err)
 		}
+		cancel()
 	}
 	f.child = child
 	return child, nil

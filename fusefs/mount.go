@@ -169,6 +169,7 @@ func (m *Mount) Unmount(ctx context.Context) error {
 	m.unmount.Lock()
 	defer m.unmount.Unlock()
 	if m.gone() {
+		m.close()
 		return m.sweep()
 	}
 	if m.cutter != nil {
@@ -240,6 +241,7 @@ func (m *Mount) Lazy() error {
 	m.unmount.Lock()
 	defer m.unmount.Unlock()
 	if m.gone() {
+		m.close()
 		return m.sweep()
 	}
 	if err := unix.Unmount(m.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL {
@@ -270,10 +272,10 @@ func (m *Mount) sweep() error {
 	return nil
 }
 
+// gone says whether the kernel has let go, or the connection is broken.
 func (m *Mount) gone() bool {
 	select {
 	case <-m.served:
-		m.close()
 		return true
 	default:
 		return false

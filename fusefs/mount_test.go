@@ -460,6 +460,12 @@ func TestAbort(t *testing.T) {
 		t.Error("the process hangs")
 	}
 	<-m.Done()
+	// A commit has nothing to wait for then.
+	for _, step := range []func(context.Context) error{m.cutter.Flush, m.cutter.Recall, m.cutter.FlushRecent} {
+		if err := step(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
 	if err := m.Unmount(t.Context()); err != nil {
 		t.Error(err)
 	}
