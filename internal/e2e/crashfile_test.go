@@ -120,6 +120,8 @@ func (c *crash) change() error {
 		return c.create(m, name)
 	}
 	switch k := c.rnd.IntN(20); {
+	case f.partial: // left by a kill between its creation and its growth
+		return f.grow(c.path(name))
 	case k == 0:
 		f.unsure = true
 		if err := os.Remove(c.path(name)); err != nil {
@@ -147,7 +149,12 @@ func (c *crash) create(m model, name string) error {
 	}
 	defer file.Close()
 	f.unsure = false
-	if err := file.Truncate(fileBlocks * fileBlock); err != nil {
+	return f.grow(c.path(name))
+}
+
+// grow gives a new file its size.
+func (f *content) grow(path string) error {
+	if err := os.Truncate(path, fileBlocks*fileBlock); err != nil {
 		return err
 	}
 	f.partial = false
