@@ -135,7 +135,7 @@ func afterCrash(t testing.TB, dir string, r tried) object.ID {
 // A process killed at any moment, collections running, loses nothing that it acknowledged.
 func TestKill(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
-	rounds := 40
+	const rounds = 200
 	var last object.ID
 	for range rounds {
 		cmd := exec.Command(os.Args[0])
@@ -147,7 +147,7 @@ func TestKill(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.AfterFunc(time.Duration(20+rand.IntN(130))*time.Millisecond, func() { cmd.Process.Kill() })
+		time.AfterFunc(time.Duration(10+rand.IntN(100))*time.Millisecond, func() { cmd.Process.Kill() })
 		r := tried{done: last}
 		for sc := bufio.NewScanner(out); sc.Scan(); {
 			r.line(t, sc.Text())

@@ -144,7 +144,12 @@ func (s *Store) decode(id object.ID, e entry, find finder) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if plain, err = s.codec.Decode(&rec, plain); err != nil {
+		// A base from the cache is shared; one that was read here is not needed any more.
+		decode := s.codec.DecodeOver
+		if i == len(links)-1 {
+			decode = s.codec.Decode
+		}
+		if plain, err = decode(&rec, plain); err != nil {
 			return nil, errs.New(errs.KindOf(err), "decode record %s of pack %s: %w", links[i].id.Short(),
 				packName(links[i].e.pack), err)
 		}

@@ -179,6 +179,26 @@ func (c *Codec) AppendDict(dst []byte, kind object.Kind, id object.ID, plain []b
 // the caller's, except that of a raw record, which is the record's payload itself. It has the record's plain length but
 // has not been compared with its id.
 func (c *Codec) Decode(r *Record, base []byte) ([]byte, error) {
+	if r.Encoding == Delta {
+		if err := checkBase(r, base); err != nil {
+			return nil, err
+		}
+		base = append(make([]byte, 0, max(len(base), r.PlainLen)), base...)
+	}
+	return c.DecodeOver(r, base)
+}
+
+// checkBase refuses what is no base of any object before it is copied: an object is at most object.MaxSize long.
+func checkBase(r *Record, base []byte) error {
+	if len(base) > object.MaxSize {
+		return errs.New(errs.Damaged, "record %s has a base of %d bytes", r.ID.Short(), len(base))
+	}
+	return nil
+}
+
+// DecodeOver is Decode for a base that the caller gives away: the result may be in its memory. That makes each delta of a
+// chain cost what changed.
+func (c *Codec) DecodeOver(r *Record, base []byte) ([]byte, error) {
 	switch r.Encoding {
 	case Raw:
 		return r.Payload, nil

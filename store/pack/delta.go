@@ -158,32 +158,34 @@ func splitDelta(payload []byte, plainLen int) (flags byte, runs []byte, count, l
 	return flags, runs, n, litLen, b, nil
 }
 
-// apply builds the object from its base; runs and lits come from splitDelta, lits being plain.
+// apply turns the base into the object, in the base's own memory where that is large enough: what a delta copies stays
+// where it is. runs and lits come from splitDelta, lits being plain. On an error the base is spoiled all the same.
 func apply(plainLen int, base, runs []byte, count int, lits []byte) ([]byte, error) {
-	if len(base) < plainLen-len(lits) {
-		return nil, errs.New(errs.Damaged, "delta: the base is too short")
+	have := len(base) // bytes from here on do not come from the base
+	out := base
+	if plainLen > cap(out) {
+		out = append(make([]byte, 0, plainLen), base...)
 	}
-	out := make([]byte, 0, plainLen)
+	out = out[:plainLen]
+	pos := 0
 	for range count {
-		cp, k := uvarint(runs, plainLen-len(out))
+		cp, k := uvarint(runs, plainLen-pos)
 		runs = runs[k:]
-		ins, k := uvarint(runs, plainLen-len(out)-cp)
+		ins, k := uvarint(runs, plainLen-pos-cp)
 		runs = runs[k:]
-		if len(out)+cp > len(base) || ins > len(lits) {
+		if cp > 0 && pos+cp > have || ins > len(lits) {
 			return nil, errs.New(errs.Damaged, "delta: a run goes beyond what there is")
 		}
-		out = append(out, base[len(out):len(out)+cp]...)
-		out = append(out, lits[:ins]...)
+		pos += cp
+		copy(out[pos:], lits[:ins])
+		pos += ins
 		lits = lits[ins:]
 	}
-	if len(base) < plainLen && len(out) < plainLen {
-		return nil, errs.New(errs.Damaged, "delta: the base is too short")
-	}
-	if len(lits) != 0 {
+	switch {
+	case len(lits) != 0:
 		return nil, errs.New(errs.Damaged, "delta: literals are left over")
-	}
-	if len(out) < plainLen {
-		out = append(out, base[len(out):plainLen]...)
+	case pos < plainLen && plainLen > have:
+		return nil, errs.New(errs.Damaged, "delta: the base is too short")
 	}
 	return out, nil
 }
