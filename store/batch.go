@@ -40,8 +40,6 @@ type Batch struct {
 	index   map[object.ID]int32    // into items; pending while its record is being written
 	items   []item                 // in the order they were written, so that bases come first
 	used    map[object.ID]struct{} // in the store already; this batch relies on them
-	packs   []*packFile            // that were written to; the last one is being appended to
-	dirty   int64                  // bytes since writing them back was last asked for
 	stats   Stats
 	err     error // why the batch cannot be committed
 }
