@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dm/api"
+	"dm/dot"
 	"dm/internal/durable"
 	"dm/internal/errs"
 )
@@ -26,8 +27,21 @@ type bindRecord struct {
 	Branch   string   `json:"branch,omitempty"` // "": follows checkout
 	Subdot   string   `json:"subdot,omitempty"`
 	Revision string   `json:"revision,omitempty"` // a commit's id: shows that, read-only
-	Asked    string   `json:"asked"`              // what the user typed
+	Asked    string   `json:"asked,omitempty"`    // the revision as the user typed it
 	ReadOnly bool     `json:"readonly"`
+}
+
+// what says in users' words what the mount shows.
+func (r *bindRecord) what() string {
+	n, err := dot.ParseName(r.Name)
+	if err != nil {
+		return r.Name
+	}
+	n.Branch, n.Subdot = r.Branch, r.Subdot
+	if r.Revision == "" {
+		return n.String()
+	}
+	return n.String() + ":" + r.Asked
 }
 
 // bound is a mount that is there. Its look is what shows a commit, nil for a branch.
@@ -83,7 +97,7 @@ func (b *binds) reserve(m *bound) error {
 	defer b.mu.Unlock()
 	for _, other := range b.all {
 		if other.Dir == m.Dir {
-			return errs.WithHint(errs.New(errs.Conflict, "%s is mounted at %s already", other.Asked, m.Dir),
+			return errs.WithHint(errs.New(errs.Conflict, "%s is mounted at %s already", other.what(), m.Dir),
 				"take it away with 'dm umount %s'", m.Dir)
 		}
 	}

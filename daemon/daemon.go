@@ -51,9 +51,14 @@ type Config struct {
 func (c Config) check() error {
 	switch c.Cache {
 	case CacheAuto, CacheWriteback, CacheThrough:
-		return nil
+	default:
+		return errs.New(errs.Usage, "cache mode %q is not known: use %s, %s or %s", c.Cache, CacheAuto, CacheWriteback, CacheThrough)
 	}
-	return errs.New(errs.Usage, "cache mode %q is not known: use %s, %s or %s", c.Cache, CacheAuto, CacheWriteback, CacheThrough)
+	if os.Geteuid() != 0 {
+		return errs.WithHint(errs.New(errs.NotAllowed, "the dm server mounts filesystems, which only root may"),
+			"start it as root: sudo dm cluster init")
+	}
+	return nil
 }
 
 // stopGrace is how long a server that was told to end waits for running operations before it cancels them.

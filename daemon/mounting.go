@@ -50,7 +50,7 @@ func (s *server) mountAll(ctx context.Context) error {
 	}
 	for _, r := range records {
 		if err := s.bind(ctx, r); err != nil {
-			s.log.Error("mount of an earlier server cannot be made again", "mount", r.Asked, "dir", r.Dir, "err", err)
+			s.log.Error("mount of an earlier server cannot be made again", "mount", r.what(), "dir", r.Dir, "err", err)
 		}
 	}
 	return ctx.Err()
@@ -147,7 +147,7 @@ func (s *server) rebind(ctx context.Context, n dot.Name) error {
 			err = bind(ctx, source, m.Subdot, string(m.Dir), m.ReadOnly, true)
 		}
 		if err != nil {
-			all = append(all, errs.WithHint(fmt.Errorf("mount %s at %s again: %w", m.Asked, m.Dir, err),
+			all = append(all, errs.WithHint(fmt.Errorf("mount %s at %s again: %w", m.what(), m.Dir, err),
 				"the rest is done; take that mount away with 'dm umount %s'", m.Dir))
 		}
 	}
@@ -202,7 +202,7 @@ func (s *server) mounts() []api.Mount {
 	all := s.binds.list(func(*bound) bool { return true })
 	list := make([]api.Mount, len(all))
 	for i, m := range all {
-		list[i] = api.Mount{Dir: m.Dir, What: m.Asked, ReadOnly: m.ReadOnly}
+		list[i] = api.Mount{Dir: m.Dir, What: m.what(), ReadOnly: m.ReadOnly}
 	}
 	slices.SortFunc(list, func(a, b api.Mount) int { return strings.Compare(string(a.Dir), string(b.Dir)) })
 	return list

@@ -22,6 +22,7 @@ import (
 const (
 	startWait = 2 * time.Minute
 	stopWait  = 2 * time.Minute
+	otherWait = 5 * time.Second // for a server that somebody else started
 	pollEvery = 10 * time.Millisecond
 )
 
@@ -58,7 +59,17 @@ func Start(ctx context.Context, cfg Config) (started bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return awaitStart(ctx, client, child, func() error { return startError(child, logPath, log, from) })
+	started, err = awaitStart(ctx, client, child, func() error { return startError(child, logPath, log, from) })
+	if errs.KindOf(err) != errs.Conflict {
+		return started, err
+	}
+	// Another one was started at the same moment and was first; it will do.
+	for deadline := time.Now().Add(otherWait); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(pollEvery) {
+		if _, verr := client.Version(ctx); verr == nil {
+			return false, nil
+		}
+	}
+	return false, err
 }
 
 // spawn starts the server's process. Its stderr is the log, so that a panic is in it.

@@ -232,7 +232,7 @@ func (s *server) showAgain(ctx context.Context, n dot.Name) {
 // unboundOrConflict refuses while users have mounted what is to go.
 func (s *server) unboundOrConflict(uses func(*bound) bool) error {
 	if used := s.binds.list(uses); len(used) > 0 {
-		return errs.WithHint(errs.New(errs.Conflict, "%s is mounted at %s", used[0].Asked, used[0].Dir),
+		return errs.WithHint(errs.New(errs.Conflict, "%s is mounted at %s", used[0].what(), used[0].Dir),
 			"take it away with 'dm umount %s'", used[0].Dir)
 	}
 	return nil

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -29,7 +28,7 @@ func (s *server) mount(ctx context.Context, req api.MountRequest) (r api.Mount, 
 	}
 	defer unlock()
 	rec := bindRecord{
-		Dir: req.Dir, Name: key(n), Branch: n.Branch, Subdot: n.Subdot, Asked: n.String(), ReadOnly: req.ReadOnly,
+		Dir: req.Dir, Name: key(n), Branch: n.Branch, Subdot: n.Subdot, ReadOnly: req.ReadOnly,
 	}
 	if n.Subdot == dot.RootSubdot {
 		rec.Subdot = ""
@@ -42,7 +41,7 @@ func (s *server) mount(ctx context.Context, req api.MountRequest) (r api.Mount, 
 		}
 		// What the revision means today: HEAD of tomorrow is another commit.
 		rec.Revision, rec.ReadOnly = id.String(), true
-		rec.Asked = fmt.Sprintf("%s:%s", n, req.Revision)
+		rec.Asked = req.Revision
 	case rec.Subdot != "":
 		if err := s.needSubdot(ctx, n, req.Create, "-r"); err != nil {
 			return r, err
@@ -51,7 +50,7 @@ func (s *server) mount(ctx context.Context, req api.MountRequest) (r api.Mount, 
 	if err := s.bind(ctx, rec); err != nil {
 		return r, err
 	}
-	return api.Mount{Dir: rec.Dir, What: rec.Asked, ReadOnly: rec.ReadOnly}, nil
+	return api.Mount{Dir: rec.Dir, What: rec.what(), ReadOnly: rec.ReadOnly}, nil
 }
 
 // checkTarget refuses directories where a mount would be in the server's own way.

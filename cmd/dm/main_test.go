@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -319,6 +321,48 @@ func oneUser(ctx context.Context, c *api.Client, dir, own string, round int) err
 		return err
 	}
 	return c.DeleteDot(ctx, api.DotRequest{Dot: own + "x"})
+}
+
+// A client of another version is told which side to change.
+func TestOtherVersion(t *testing.T) {
+	dir := startServer(t)
+	socket := filepath.Join(dir, "home", api.SocketName)
+	ask := func(version string) string {
+		c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		}}}
+		defer c.CloseIdleConnections()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://dm"+api.PathPrefix+"teleport", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(api.VersionHeader, version)
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		var e api.Error
+		if err := json.NewDecoder(resp.Body).Decode(&e); err != nil {
+			t.Fatal(err)
+		}
+		return e.Kind + ": " + e.Message + "; " + e.Hint
+	}
+	want := "conflict: this is dm 99.0, but the server is dm " + api.Version + ` and does not know "teleport"; ` +
+		"restart the server: 'dm cluster stop', then 'dm cluster init'"
+	if got := ask("99.0"); got != want {
+		t.Errorf("%s", got)
+	}
+	if got := ask(api.Version); !strings.HasPrefix(got, "usage: ") {
+		t.Errorf("%s", got)
+	}
+	// A field that the server does not know could mean the opposite of what it would do.
+	c := api.NewClient(socket)
+	defer c.Close()
+	err := c.Call(t.Context(), api.OpList, map[string]int{"dry-run": 1}, &api.ListResult{}, api.Handlers{})
+	if errs.KindOf(err) != errs.Usage {
+		t.Errorf("an unknown field: %v", err)
+	}
 }
 
 // A service manager hears when the volumes are mounted, and when they are about to go.
