@@ -137,8 +137,24 @@ func imports(f file) []string {
 	return all
 }
 
-func TestImportsFollowTheArchitecture(t *testing.T) {
-	all, _ := files(t)
+// TestHouseRules parses the module once and holds every rule against it.
+func TestHouseRules(t *testing.T) {
+	all, fset := files(t)
+	for name, rule := range map[string]func(*testing.T, []file, *token.FileSet){
+		"imports follow the architecture":       importsFollowTheArchitecture,
+		"every package says what it is":         everyPackageSaysWhatItIs,
+		"shape":                                 shape,
+		"no mutable globals":                    noMutableGlobals,
+		"nothing is left for later":             nothingIsLeftForLater,
+		"one word for one thing":                oneWordForOneThing,
+		"nobody ends the process":               nobodyEndsTheProcess,
+		"errors are wrapped with what was done": errorsAreWrappedWithWhatWasDone,
+	} {
+		t.Run(name, func(t *testing.T) { rule(t, all, fset) })
+	}
+}
+
+func importsFollowTheArchitecture(t *testing.T, all []file, _ *token.FileSet) {
 	for _, f := range all {
 		allowed, known := allowedFor(f.pkg)
 		if !known {
@@ -163,8 +179,7 @@ func TestImportsFollowTheArchitecture(t *testing.T) {
 	}
 }
 
-func TestEveryPackageSaysWhatItIs(t *testing.T) {
-	all, _ := files(t)
+func everyPackageSaysWhatItIs(t *testing.T, all []file, _ *token.FileSet) {
 	said := map[string]bool{}
 	for _, f := range all {
 		if f.test {
@@ -181,8 +196,7 @@ func TestEveryPackageSaysWhatItIs(t *testing.T) {
 
 const maxLines = 700
 
-func TestShape(t *testing.T) {
-	all, fset := files(t)
+func shape(t *testing.T, all []file, fset *token.FileSet) {
 	for _, f := range all {
 		if n := strings.Count(f.src, "\n"); n > maxLines {
 			t.Errorf("%s has %d lines, more than %d: split it by ideas", f.path, n, maxLines)
@@ -199,8 +213,7 @@ func TestShape(t *testing.T) {
 }
 
 // A global that can change makes two servers in one process disturb each other.
-func TestNoMutableGlobals(t *testing.T) {
-	all, fset := files(t)
+func noMutableGlobals(t *testing.T, all []file, fset *token.FileSet) {
 	for _, f := range all {
 		if f.test {
 			continue
@@ -277,10 +290,9 @@ func assignedOnce(all []file, of file, name string) bool {
 	return once
 }
 
-func TestNothingIsLeftForLater(t *testing.T) {
+func nothingIsLeftForLater(t *testing.T, all []file, _ *token.FileSet) {
 	marks := regexp.MustCompile(`\b(TODO|FIXME|XXX|HACK)\b`)
 	skips := regexp.MustCompile(`\b[tb]\.Skip(f|Now)?\(`)
-	all, _ := files(t)
 	for _, f := range all {
 		if f.pkg == "internal/policy" {
 			continue
@@ -311,8 +323,7 @@ func synonyms() map[string]string {
 	}
 }
 
-func TestOneWordForOneThing(t *testing.T) {
-	all, _ := files(t)
+func oneWordForOneThing(t *testing.T, all []file, _ *token.FileSet) {
 	for _, f := range all {
 		if f.pkg == "internal/policy" || match("internal/e2e/...", f.pkg) {
 			continue // tests of other programs speak those programs' words
@@ -327,8 +338,7 @@ func TestOneWordForOneThing(t *testing.T) {
 }
 
 // Only the program's main may end the process, and only fmt's callers that own a stream may print.
-func TestNobodyEndsTheProcess(t *testing.T) {
-	all, fset := files(t)
+func nobodyEndsTheProcess(t *testing.T, all []file, fset *token.FileSet) {
 	for _, f := range all {
 		if f.test || f.ast.Name.Name == "main" || match("internal/e2e/...", f.pkg) {
 			continue
@@ -357,9 +367,8 @@ func TestNobodyEndsTheProcess(t *testing.T) {
 	}
 }
 
-func TestErrorsAreWrappedWithWhatWasDone(t *testing.T) {
+func errorsAreWrappedWithWhatWasDone(t *testing.T, all []file, _ *token.FileSet) {
 	bad := regexp.MustCompile(`"([^"\n]*: )?(failed to|unable to|could not|error while)\b[^"\n]*%w`)
-	all, _ := files(t)
 	for _, f := range all {
 		if f.test {
 			continue
