@@ -1,0 +1,340 @@
+package hub
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"dm/internal/errs"
+	"dm/object"
+	"dm/remote/hubproto"
+	"dm/store/pack"
+)
+
+// stall is how long a client may keep a transfer waiting for a byte.
+const stall = 2 * time.Minute
+
+// route is what is done at a path. An error it returns is answered, unless the answer has begun.
+type route func(w http.ResponseWriter, r *http.Request, who asker) error
+
+// Handler answers a hub's clients.
+func (h *Hub) Handler() http.Handler {
+	mux := http.NewServeMux()
+	add := func(pattern string, fn route) { mux.Handle(pattern, h.serve(pattern, fn)) }
+	const dot = hubproto.Root + "dots/{ns}/{dot}"
+	add("GET "+hubproto.Root+"{$}", h.whoAmI)
+	add("GET "+hubproto.Root+"dots", h.serveList)
+	add("DELETE "+dot, h.serveDelete)
+	add("GET "+dot+"/refs", h.serveRefs)
+	add("POST "+dot+"/refs", h.serveMove)
+	add("POST "+dot+"/missing", h.serveMissing)
+	add("POST "+dot+"/packs", h.transfer(h.servePack))
+	add("POST "+dot+"/load", h.transfer(h.serveLoad))
+	add("GET "+dot+"/shares", h.serveShares)
+	add("POST "+dot+"/shares", h.serveShare)
+	mux.Handle("GET /metrics", h.stats.handler())
+	mux.HandleFunc("GET /healthz", h.serveHealth)
+	return mux
+}
+
+// statusWriter remembers what was answered.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// serve finds out who asks, and answers errors.
+func (h *Hub) serve(pattern string, fn route) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w := &statusWriter{ResponseWriter: rw}
+		defer func() {
+			p := recover()
+			if p != nil && p != http.ErrAbortHandler {
+				h.log.Error("request failed", "route", pattern, "panic", p, "stack", string(debug.Stack()))
+				if w.status == 0 {
+					answerError(w, errs.New(errs.Internal, "the hub has made a mistake"))
+				}
+			}
+			h.stats.answered(pattern, w.status)
+			if p != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		who, ok := h.login(w, r)
+		if !ok {
+			return
+		}
+		err := fn(w, r, who)
+		switch {
+		case err == nil:
+		case w.status != 0:
+			h.log.Warn("answer broken off", "route", pattern, "user", who.name(), "error", err)
+			panic(http.ErrAbortHandler) // the client must not take it for the whole
+		default:
+			h.log.Info("request refused", "route", pattern, "user", who.name(), "error", err)
+			answerError(w, err)
+		}
+	})
+}
+
+// login finds out who asks. ok is false where that has been answered already.
+func (h *Hub) login(w http.ResponseWriter, r *http.Request) (who asker, ok bool) {
+	name, key, has := r.BasicAuth()
+	if !has {
+		return "", true
+	}
+	addr := address(r)
+	if !h.gates.mayLogin(addr) {
+		w.Header().Set("Retry-After", "60")
+		answerStatus(w, http.StatusTooManyRequests, errs.New(errs.NotAllowed, "too many failed logins from %s", addr))
+		return "", false
+	}
+	if h.authentic(name, key) {
+		return asker(name), true
+	}
+	h.gates.loginFailed(addr)
+	h.stats.logins.Inc()
+	h.log.Warn("login failed", "audit", true, "user", printable(name), "address", addr)
+	w.Header().Set("WWW-Authenticate", `Basic realm="dm hub"`)
+	answerStatus(w, http.StatusUnauthorized, errs.New(errs.NotAllowed, "Permission denied. Please check that your API key is still valid."))
+	return "", false
+}
+
+func printable(s string) string {
+	if nameRE.MatchString(s) {
+		return s
+	}
+	return "(not a name)"
+}
+
+func answerError(w http.ResponseWriter, err error) {
+	status := errs.KindOf(err).HTTPStatus()
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		status = http.StatusRequestEntityTooLarge
+		err = errs.New(errs.Usage, "the request is larger than the %d bytes that are allowed", tooLarge.Limit)
+	}
+	answerStatus(w, status, err)
+}
+
+func answerStatus(w http.ResponseWriter, status int, err error) {
+	kind, msg := errs.KindOf(err), err.Error()
+	if kind == errs.Internal {
+		msg = "the hub has met an error, which its log tells more about"
+	}
+	b, _ := json.Marshal(hubproto.Error{Kind: kind.String(), Message: msg, Hint: errs.HintOf(err)})
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(append(b, '\n'))
+}
+
+// transfer bounds how many of fn run at a time, and how long a client may let one wait.
+func (h *Hub) transfer(fn route) route {
+	return func(w http.ResponseWriter, r *http.Request, who asker) error {
+		leave, ok := h.gates.enter(who)
+		if !ok {
+			w.Header().Set("Retry-After", "5")
+			answerStatus(w, http.StatusServiceUnavailable, errs.New(errs.Unreachable, "the hub is busy"))
+			return nil
+		}
+		defer leave()
+		c := http.NewResponseController(w)
+		r.Body = &impatient{r.Body, c}
+		return fn(&patientWriter{w, c}, r, who)
+	}
+}
+
+// impatient gives up reading where nothing comes for a while.
+type impatient struct {
+	io.ReadCloser
+	c *http.ResponseController
+}
+
+func (i *impatient) Read(p []byte) (int, error) {
+	i.c.SetReadDeadline(time.Now().Add(stall))
+	return i.ReadCloser.Read(p)
+}
+
+// patientWriter gives up writing where nothing goes for a while.
+type patientWriter struct {
+	http.ResponseWriter
+	c *http.ResponseController
+}
+
+func (w *patientWriter) Write(b []byte) (int, error) {
+	w.c.SetWriteDeadline(time.Now().Add(stall))
+	return w.ResponseWriter.Write(b)
+}
+
+func answer(w http.ResponseWriter, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
+
+// question reads a message, strictly.
+func question(w http.ResponseWriter, r *http.Request, v any) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, hubproto.MaxJSON))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return errs.New(errs.Usage, "read request: %w", err)
+	}
+	return nil
+}
+
+func dotOf(r *http.Request) string { return r.PathValue("ns") + "/" + r.PathValue("dot") }
+
+func (h *Hub) whoAmI(w http.ResponseWriter, _ *http.Request, who asker) error {
+	return answer(w, hubproto.WhoAmI{User: string(who), Version: h.cfg.Version})
+}
+
+func (h *Hub) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	if err := h.db.Sync(); err != nil {
+		answerError(w, err)
+		return
+	}
+	io.WriteString(w, "ok\n")
+}
+
+func (h *Hub) serveList(w http.ResponseWriter, _ *http.Request, who asker) error {
+	list, err := h.list(who)
+	if err != nil {
+		return err
+	}
+	return answer(w, hubproto.Dots{Dots: list})
+}
+
+func (h *Hub) serveDelete(w http.ResponseWriter, r *http.Request, who asker) error {
+	if err := h.remove(who, dotOf(r)); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (h *Hub) serveRefs(w http.ResponseWriter, r *http.Request, who asker) error {
+	refs, err := h.refs(who, dotOf(r))
+	if err != nil {
+		return err
+	}
+	m := hubproto.Refs{Refs: map[string]string{}}
+	for name, id := range refs {
+		m.Refs[name] = id.String()
+	}
+	return answer(w, m)
+}
+
+func (h *Hub) serveMove(w http.ResponseWriter, r *http.Request, who asker) error {
+	var m hubproto.Move
+	if err := question(w, r, &m); err != nil {
+		return err
+	}
+	old, err := hubproto.DecodeID(m.Old)
+	if err != nil {
+		return err
+	}
+	id, err := hubproto.DecodeID(m.New)
+	if err != nil {
+		return err
+	}
+	if err := h.move(r.Context(), who, dotOf(r), m.Ref, old, id); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (h *Hub) serveMissing(w http.ResponseWriter, r *http.Request, who asker) error {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, hubproto.MaxIDs*object.IDSize))
+	if err != nil {
+		return errs.New(errs.Usage, "read request: %w", err)
+	}
+	ids, err := hubproto.DecodeIDs(b)
+	if err != nil {
+		return err
+	}
+	missing, err := h.missing(who, dotOf(r), ids)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", hubproto.ContentIDs)
+	_, err = w.Write(hubproto.EncodeIDs(missing))
+	return err
+}
+
+func (h *Hub) servePack(w http.ResponseWriter, r *http.Request, who asker) error {
+	st, err := h.takeIn(r.Context(), who, dotOf(r), http.MaxBytesReader(w, r.Body, hubproto.MaxPack))
+	h.stats.received.Add(float64(st.Bytes))
+	if err != nil {
+		return err
+	}
+	h.stats.objects.Add(float64(st.Objects))
+	h.audit(who.name(), "pack received", "dot", dotOf(r), "objects", st.Objects, "bytes", st.Bytes, "adopted", st.Adopted)
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (h *Hub) serveLoad(w http.ResponseWriter, r *http.Request, who asker) error {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, hubproto.MaxLoad))
+	if err != nil {
+		return errs.New(errs.Usage, "read request: %w", err)
+	}
+	req, err := hubproto.DecodeLoad(b)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", hubproto.ContentPack)
+	buf := bufio.NewWriterSize(w, 256<<10)
+	out := pack.NewWriter(buf)
+	err = h.load(r.Context(), who, dotOf(r), req, out)
+	if err == nil {
+		err = buf.Flush()
+	}
+	h.stats.sent.Add(float64(out.Size()))
+	return err
+}
+
+func (h *Hub) serveShares(w http.ResponseWriter, r *http.Request, who asker) error {
+	list, err := h.shares(who, dotOf(r))
+	if err != nil {
+		return err
+	}
+	return answer(w, hubproto.Shares{Shares: list})
+}
+
+func (h *Hub) serveShare(w http.ResponseWriter, r *http.Request, who asker) error {
+	var s hubproto.Share
+	if err := question(w, r, &s); err != nil {
+		return err
+	}
+	if err := h.share(who, dotOf(r), s); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

@@ -1,0 +1,216 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+
+	"dm/internal/errs"
+	"dm/object"
+	"dm/remote/hubproto"
+	"dm/store"
+	"dm/store/pack"
+)
+
+// load writes the records of what is wanted and of what will be wanted next.
+func (h *Hub) load(ctx context.Context, who asker, name string, req *hubproto.LoadRequest, out *pack.Writer) error {
+	l := &loader{h: h, out: out, sent: map[object.ID]bool{}}
+	err := h.db.View(func(tx *bbolt.Tx) error {
+		rec, err := readable(tx, who, name)
+		if err != nil || rec == nil {
+			return err
+		}
+		l.dot = rec
+		own := members(tx, rec.ID)
+		for _, w := range req.Wants {
+			if v := own.Get(w.ID[:]); len(v) == 1 && object.Kind(v[0]) == w.Kind {
+				l.wants = append(l.wants, store.Reference{Kind: w.Kind, ID: w.ID})
+			}
+		}
+		for _, id := range req.Haves {
+			if v := own.Get(id[:]); len(v) == 1 && object.Kind(v[0]) == object.KindCommit {
+				l.haves = append(l.haves, store.Reference{Kind: object.KindCommit, ID: id})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, w := range l.wants {
+		if err := l.send(ctx, w); err != nil {
+			return err
+		}
+	}
+	if err := l.ahead(ctx); err != nil {
+		return err
+	}
+	return out.Close()
+}
+
+// loader is one answer to a LoadRequest.
+type loader struct {
+	h     *Hub
+	dot   *dotRecord
+	out   *pack.Writer
+	wants []store.Reference
+	haves []store.Reference
+	sent  map[object.ID]bool
+	extra int // bytes of records beyond those wanted
+}
+
+// send sends an object as it is stored, unless it is a delta of one that is not the dot's.
+func (l *loader) send(ctx context.Context, r store.Reference) error {
+	if l.sent[r.ID] {
+		return nil
+	}
+	l.sent[r.ID] = true
+	rec, err := l.record(ctx, r)
+	if err != nil {
+		return fmt.Errorf("read %s %s: %w", r.Kind, r.ID.Short(), err)
+	}
+	return l.out.Write(&rec)
+}
+
+func (l *loader) record(ctx context.Context, r store.Reference) (pack.Record, error) {
+	rec, err := l.h.store.Record(ctx, r.Kind, r.ID)
+	if err != nil || !rec.Encoding.HasBase() {
+		return rec, err
+	}
+	visible := false
+	err = l.h.db.View(func(tx *bbolt.Tx) error {
+		b := members(tx, l.dot.ID)
+		visible = b != nil && b.Get(rec.Base[:]) != nil
+		return nil
+	})
+	if err != nil || visible {
+		return rec, err
+	}
+	plain, err := l.h.store.Get(ctx, r.Kind, r.ID)
+	if err != nil {
+		return rec, err
+	}
+	b, _ := l.h.codec.Append(nil, r.Kind, r.ID, plain)
+	return pack.ParseRecord(b)
+}
+
+const (
+	// maxAhead bounds the nodes that are looked at to find out what the asker has already.
+	maxAhead = 1 << 16
+)
+
+// ahead sends what the asker will want next: the history and the trees and lists below what is wanted, level by level, as
+// far as what the asker has does not hold them in the same places or nearly so. It is a guess: what it sends in vain costs
+// some bytes, what it does not send is asked for.
+func (l *loader) ahead(ctx context.Context) error {
+	fresh, err := l.history(ctx)
+	if err != nil {
+		return err
+	}
+	seen := map[object.ID]bool{}
+	old := l.haves
+	oldSeen := map[object.ID]bool{}
+	for len(fresh) > 0 && l.extra < hubproto.MaxExtra {
+		if old, err = l.below(ctx, old, oldSeen, maxAhead-len(oldSeen)); err != nil {
+			return err
+		}
+		var next []store.Reference
+		for _, r := range fresh {
+			if seen[r.ID] || oldSeen[r.ID] {
+				continue
+			}
+			seen[r.ID] = true
+			if ok, err := l.sendExtra(ctx, r); err != nil || !ok {
+				return err
+			}
+			next = append(next, r)
+		}
+		if fresh, err = l.below(ctx, next, nil, 1<<30); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// history sends the ancestors of the commits wanted and returns what all of these, and the other objects wanted, need.
+func (l *loader) history(ctx context.Context) ([]store.Reference, error) {
+	stop := map[object.ID]bool{}
+	for _, r := range l.haves {
+		stop[r.ID] = true
+	}
+	var rest []store.Reference
+	queue := l.wants
+	for len(queue) > 0 {
+		r := queue[0]
+		queue = queue[1:]
+		if r.Kind == object.KindChunk {
+			continue
+		}
+		if ok, err := l.sendExtra(ctx, r); err != nil || !ok {
+			return rest, err
+		}
+		err := l.needs(ctx, r, func(n store.Reference) {
+			switch {
+			case n.Kind == object.KindCommit && !stop[n.ID]:
+				stop[n.ID] = true
+				queue = append(queue, n)
+			case n.Kind != object.KindCommit && n.Kind != object.KindChunk:
+				rest = append(rest, n)
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return rest, nil
+}
+
+// sendExtra sends an object that was not asked for, if there is room.
+func (l *loader) sendExtra(ctx context.Context, r store.Reference) (bool, error) {
+	if l.sent[r.ID] {
+		return true, nil
+	}
+	n, err := l.h.store.StoredSize(r.ID)
+	if err != nil {
+		return false, err
+	}
+	if l.extra += int(n) + pack.MaxHeadLen; l.extra > hubproto.MaxExtra {
+		return false, nil
+	}
+	return true, l.send(ctx, r)
+}
+
+// below returns the trees and lists that objects need, and notes them in seen, as long as there are not more than limit.
+func (l *loader) below(ctx context.Context, list []store.Reference, seen map[object.ID]bool, limit int) (next []store.Reference, err error) {
+	for _, r := range list {
+		if len(next) >= limit {
+			break
+		}
+		err := l.needs(ctx, r, func(n store.Reference) {
+			if n.Kind == object.KindChunk || n.Kind == object.KindCommit || seen[n.ID] {
+				return
+			}
+			if seen != nil {
+				seen[n.ID] = true
+			}
+			next = append(next, n)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return next, nil
+}
+
+// needs calls fn for what an object needs.
+func (l *loader) needs(ctx context.Context, r store.Reference, fn func(store.Reference)) error {
+	plain, err := l.h.store.Get(ctx, r.Kind, r.ID)
+	if err == nil {
+		err = store.References(r.Kind, plain, fn)
+	}
+	if err != nil {
+		return errs.New(errs.KindOf(err), "look what %s %s needs: %w", r.Kind, r.ID.Short(), err)
+	}
+	return nil
+}
