@@ -17,7 +17,7 @@ import (
 // Every commit made while processes go round all subdots shows one instant: no step without the steps before it, none
 // missing that had returned before the commit began, and none that began after it was done.
 func TestOneInstant(t *testing.T) {
-	for cache, commits := range map[string]int{writeback: 500, through: 200} {
+	for cache, commits := range map[string]int{writeback: 500, through: 100} {
 		t.Run(cache, func(t *testing.T) { oneInstant(t, cache, number(t, "DM_COMMITS", commits)) })
 	}
 }

@@ -15,5 +15,6 @@
 //	DM_BINARY  a built dm to test instead of one built from this tree
 //	DM_ROUNDS  rounds of the crash test, instead of as many as fit continuous integration
 //	DM_COMMITS commits of the causality test, likewise
+//	DM_FILES   files of the test of many small files
 //	DM_SEED    seed of random tests, printed by a failing run
 package e2e

@@ -9,8 +9,14 @@ import (
 
 func attributeChecks() []Check {
 	return []Check{
-		{"modes", modes}, {"times are exact", timesExact}, {"what changes which time", timesChange}, {"times of directories", timesOfDirectories},
-		{"inode numbers", inodeNumbers}, {"blocks and sizes", blocks}, {"statfs", statfs}, {"chown clears set-user-ID", chownClears},
+		{"modes", modes},
+		{"times are exact", timesExact},
+		{"what changes which time", timesChange},
+		{"times of directories", timesOfDirectories},
+		{"inode numbers", inodeNumbers},
+		{"blocks and sizes", blocks},
+		{"statfs", statfs},
+		{"chown clears set-user-ID", chownClears},
 	}
 }
 

@@ -11,9 +11,17 @@ import (
 
 func contentChecks() []Check {
 	return []Check{
-		{"O_APPEND", appends}, {"O_APPEND of many", appendsOfMany}, {"holes", holes}, {"SEEK_DATA and SEEK_HOLE", seekData},
-		{"fallocate", fallocate}, {"copy_file_range", copyFileRange}, {"splice and sendfile", spliceSendfile}, {"O_DIRECT", direct},
-		{"fsync", fsync}, {"wrong descriptors", wrongDescriptors}, {"writes of many in place", writesOfMany},
+		{"O_APPEND", appends},
+		{"O_APPEND of many", appendsOfMany},
+		{"holes", holes},
+		{"SEEK_DATA and SEEK_HOLE", seekData},
+		{"fallocate", fallocate},
+		{"copy_file_range", copyFileRange},
+		{"splice and sendfile", spliceSendfile},
+		{"O_DIRECT", direct},
+		{"fsync", fsync},
+		{"wrong descriptors", wrongDescriptors},
+		{"writes of many in place", writesOfMany},
 	}
 }
 

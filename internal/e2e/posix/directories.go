@@ -9,8 +9,13 @@ import (
 
 func directoryChecks() []Check {
 	return []Check{
-		{"mkdir and rmdir", mkdirRmdir}, {"directory link counts", linkCounts}, {"a removed directory", removedDirectory},
-		{"listing", listing}, {"listing while removing", listingWhileRemoving}, {"listing from a place", seekdir}, {"inotify", inotify},
+		{"mkdir and rmdir", mkdirRmdir},
+		{"directory link counts", linkCounts},
+		{"a removed directory", removedDirectory},
+		{"listing", listing},
+		{"listing while removing", listingWhileRemoving},
+		{"listing from a place", seekdir},
+		{"inotify", inotify},
 	}
 }
 

@@ -14,8 +14,11 @@ import (
 
 func lockChecks() []Check {
 	return []Check{
-		{"flock", flock}, {"locks of descriptions", descriptionLocks}, {"locks between processes", processLocks},
-		{"waiting for a lock", waitForLock}, {"locks end with the process", locksEnd},
+		{"flock", flock},
+		{"locks of descriptions", descriptionLocks},
+		{"locks between processes", processLocks},
+		{"waiting for a lock", waitForLock},
+		{"locks end with the process", locksEnd},
 	}
 }
 

@@ -8,7 +8,9 @@ import (
 
 func mappingChecks() []Check {
 	return []Check{
-		{"shared mapping", sharedMapping}, {"private mapping", privateMapping}, {"mapping of an unlinked file", mappingUnlinked},
+		{"shared mapping", sharedMapping},
+		{"private mapping", privateMapping},
+		{"mapping of an unlinked file", mappingUnlinked},
 		{"mapping of a hole", mappingHole},
 	}
 }

@@ -9,10 +9,20 @@ import (
 
 func nameChecks() []Check {
 	return []Check{
-		{"open flags", openFlags}, {"name too long", nameTooLong}, {"path errors", pathErrors}, {"unlink", unlink},
-		{"unlink while open", unlinkWhileOpen}, {"rename over", renameOver}, {"rename directories", renameDirectories},
-		{"rename flags", renameFlags}, {"rename of two links", renameLinks}, {"hard links", hardLinks}, {"symlinks", symlinks},
-		{"O_TMPFILE", tmpfile}, {"names are bytes", namesAreBytes}, {"special files", specialFiles},
+		{"open flags", openFlags},
+		{"name too long", nameTooLong},
+		{"path errors", pathErrors},
+		{"unlink", unlink},
+		{"unlink while open", unlinkWhileOpen},
+		{"rename over", renameOver},
+		{"rename directories", renameDirectories},
+		{"rename flags", renameFlags},
+		{"rename of two links", renameLinks},
+		{"hard links", hardLinks},
+		{"symlinks", symlinks},
+		{"O_TMPFILE", tmpfile},
+		{"names are bytes", namesAreBytes},
+		{"special files", specialFiles},
 	}
 }
 
@@ -265,8 +275,11 @@ func specialFiles(e *env) {
 		mode uint32
 		dev  uint64
 	}{
-		{"fifo", unix.S_IFIFO | 0o640, 0}, {"socket", unix.S_IFSOCK | 0o755, 0}, {"char", unix.S_IFCHR | 0o666, unix.Mkdev(1, 3)},
-		{"block", unix.S_IFBLK | 0o660, unix.Mkdev(259, 1<<20-1)}, {"file", unix.S_IFREG | 0o600, 0},
+		{"fifo", unix.S_IFIFO | 0o640, 0},
+		{"socket", unix.S_IFSOCK | 0o755, 0},
+		{"char", unix.S_IFCHR | 0o666, unix.Mkdev(1, 3)},
+		{"block", unix.S_IFBLK | 0o660, unix.Mkdev(259, 1<<20-1)},
+		{"file", unix.S_IFREG | 0o600, 0},
 	} {
 		e.must("mknod "+s.name, unix.Mknod(e.path(s.name), s.mode, int(s.dev)))
 		e.must("chmod", unix.Chmod(e.path(s.name), s.mode&0o7777))

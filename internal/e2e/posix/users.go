@@ -17,8 +17,12 @@ const (
 
 func userChecks() []Check {
 	return []Check{
-		{"permissions", permissions}, {"sticky directories", sticky}, {"set-group-ID directories", setgidDirectories},
-		{"a write clears set-user-ID", writeClears}, {"who may change attributes", whoMay}, {"programs run", programsRun},
+		{"permissions", permissions},
+		{"sticky directories", sticky},
+		{"set-group-ID directories", setgidDirectories},
+		{"a write clears set-user-ID", writeClears},
+		{"who may change attributes", whoMay},
+		{"programs run", programsRun},
 		{"file capabilities", capabilities},
 	}
 }

@@ -261,8 +261,15 @@ func (m *maker) links() {
 func (m *maker) times() {
 	m.mkdir("times", 0o755)
 	for i, ts := range []unix.Timespec{
-		{Sec: 0, Nsec: 0}, {Sec: 0, Nsec: 1}, {Sec: 1, Nsec: 999999999}, {Sec: -1, Nsec: 5}, {Sec: -2000000000, Nsec: 123456789},
-		{Sec: 1 << 31, Nsec: 1}, {Sec: 1 << 32, Nsec: 999}, {Sec: 1767225600, Nsec: 123456789}, {Sec: 15032385535, Nsec: 0},
+		{Sec: 0, Nsec: 0},
+		{Sec: 0, Nsec: 1},
+		{Sec: 1, Nsec: 999999999},
+		{Sec: -1, Nsec: 5},
+		{Sec: -2000000000, Nsec: 123456789},
+		{Sec: 1 << 31, Nsec: 1},
+		{Sec: 1 << 32, Nsec: 999},
+		{Sec: 1767225600, Nsec: 123456789},
+		{Sec: 15032385535, Nsec: 0},
 	} {
 		m.file(fmt.Sprintf("times/f%d", i), 0o644, []byte("t"))
 		m.mkdir(fmt.Sprintf("times/d%d", i), 0o755)
