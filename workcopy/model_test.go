@@ -327,7 +327,7 @@ func playHistory(t *testing.T, seed uint64, steps int) {
 	ctx := context.Background()
 	store := newMemory()
 	dir := fastDir(t)
-	cfg := Config{Source: store}
+	cfg := Config{Source: store, tick: 2 * time.Millisecond}
 	c, err := Create(ctx, dir, cfg, object.ID{}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -355,6 +355,9 @@ func playHistory(t *testing.T, seed uint64, steps int) {
 			if err := p.step(); err != nil {
 				t.Fatalf("step %d: %v", i, err)
 			}
+		}
+		if err := p.c.broken(); err != nil {
+			t.Fatalf("step %d: %v", i, err)
 		}
 		switch p.rnd.IntN(12) {
 		case 0, 1: // commit, with changes after the cut

@@ -121,14 +121,7 @@ func (c *Copy) loadEntry(dir *node, e *object.Entry) *node {
 	}
 	n.addPlace(dir, e.Name)
 	dir.dir.load(e.Name, n)
-	if n.logged {
-		c.journal.begin()
-		c.logNode(dir)
-		c.journal.bind(dir, e.Name, n, false)
-		if _, err := c.journal.commit(); err != nil {
-			c.log.Error("journal", "err", err)
-		}
-	}
+	n.logged = false // the next change may remove this name, and the journal must know then whose it was
 	return n
 }
 

@@ -161,7 +161,7 @@ func (c *Copy) dump() error {
 		list = append(list, n)
 	}
 	for _, n := range c.nodes {
-		if n.epoch != c.epoch && n.file != nil && n.file.pinned() {
+		if n.epoch != c.epoch && !n.stray && n.file != nil && n.file.pinned() {
 			list = append(list, n)
 		}
 	}
@@ -297,7 +297,11 @@ const (
 // background syncs the journal, removes what died, and finishes partial files, until it is stopped.
 func (c *Copy) background(ctx context.Context) {
 	defer c.tasks.Done()
-	tick := time.NewTicker(syncEvery)
+	every := c.cfg.tick
+	if every == 0 {
+		every = syncEvery
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {

@@ -325,8 +325,9 @@ func (r *replayer) end(branch object.ID) error {
 			c.dead = append(c.dead, corpse{ino: ino, file: b})
 		}
 	}
-	for _, n := range c.nodes { // files without a name, open when the server ended
-		if n.nlink == 0 || len(n.places) == 0 && n != c.root {
+	// Files without a name, open when the server ended. A hard-linked file may have names that nobody has looked at.
+	for _, n := range c.nodes {
+		if n.nlink == 0 || len(n.places) == 0 && !n.linked && n != c.root {
 			c.drop(n)
 			if !n.inTable() {
 				delete(c.dirty, n)

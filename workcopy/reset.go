@@ -128,6 +128,10 @@ func (c *Copy) replaceAll(id object.ID, commit *object.Commit, kept map[string]k
 	c.dirty = map[*node]struct{}{}
 	c.epoch++
 	c.promotions = map[*node]struct{}{}
+	for _, d := range c.dead { // they go with their generation
+		d.file.forget()
+	}
+	c.dead = nil
 	c.setBase(id, commit)
 	c.root.refs = refs
 	for _, n := range nodes {
@@ -203,7 +207,7 @@ func (c *Copy) dropGenerations() error {
 	}
 	for _, d := range dirs {
 		g, err := strconv.ParseUint(d.Name(), 10, 32)
-		if err != nil || uint32(g) == now || inUse[uint32(g)] {
+		if err != nil || uint32(g) >= now || inUse[uint32(g)] {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(c.path, "data", d.Name())); err != nil {

@@ -132,4 +132,6 @@ type Config struct {
 	Log    *slog.Logger     // nil: nothing is logged
 	// ReadOnly refuses all changes with EROFS: a commit, mounted to be looked at.
 	ReadOnly bool
+
+	tick time.Duration // of the background work; 0: syncEvery. For tests.
 }
