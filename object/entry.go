@@ -22,6 +22,12 @@ const (
 	modeAll     uint32 = 0o177777
 )
 
+// RootIno is the inode number of a commit's top directory and of nothing else; MaxIno is the largest.
+const (
+	RootIno uint64 = 1
+	MaxIno  uint64 = 1<<40 - 1
+)
+
 // Limits on what an entry may hold, those of Linux.
 const (
 	MaxName   = 255
@@ -105,7 +111,8 @@ func LinkName(ino uint64) string {
 
 // ValidName says whether name can stand in a tree: not empty, not "." or "..", no slash, no NUL, at most MaxName bytes.
 func ValidName(name string) bool {
-	return name != "" && name != "." && name != ".." && len(name) <= MaxName && !strings.ContainsAny(name, "/\x00")
+	return name != "" && name != "." && name != ".." && len(name) <= MaxName &&
+		strings.IndexByte(name, '/') < 0 && strings.IndexByte(name, 0) < 0
 }
 
 const (
@@ -173,7 +180,7 @@ func appendTotals(b []byte, t Totals) []byte {
 }
 
 func (r *reader) totals() Totals {
-	return Totals{Subdirs: r.uint(math.MaxInt64), Files: r.uint(math.MaxInt64), Bytes: r.uint(math.MaxInt64)}
+	return Totals{Subdirs: r.uint(maxTotal), Files: r.uint(maxTotal), Bytes: r.uint(maxTotal)}
 }
 
 // entry reads one entry. A root entry, of a commit, has no name.
@@ -186,9 +193,9 @@ func (r *reader) entry(root bool) (e Entry) {
 	if flags&^flagsAll != 0 {
 		r.fail("unknown flags")
 	}
-	e.Ino = r.uint(math.MaxInt64)
-	if e.Ino == 0 {
-		r.fail("inode number 0")
+	e.Ino = r.uint(MaxIno)
+	if root != (e.Ino == RootIno) || e.Ino == 0 {
+		r.fail("bad inode number")
 	}
 	e.Linked = flags&flagLinked != 0
 	if e.Linked {

@@ -3,7 +3,6 @@ package object
 import (
 	"context"
 	"encoding/binary"
-	"math"
 
 	"dm/internal/errs"
 )
@@ -46,8 +45,8 @@ func (l *List) Size() (n uint64) {
 	return n
 }
 
-// maxFile keeps all offsets in an int64.
-const maxFile = math.MaxInt64
+// maxFile is the largest file: 2^32 blocks of 4 KiB, the limit of ext4.
+const maxFile = 1 << 44
 
 // maxDepth is far above what the largest file needs; deeper lists are refused as hostile.
 const maxDepth = 16

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"hash/fnv"
-	"math"
 
 	"dm/internal/errs"
 )
@@ -66,15 +65,22 @@ func DecodeTree(b []byte) (*Tree, error) {
 		r.fail("bad number of entries")
 	}
 	last := ""
+	var sum Totals
 	for range n {
 		name := ""
 		if t.Level == 1 {
 			t.Entries = append(t.Entries, r.entry(false))
-			name = t.Entries[len(t.Entries)-1].Name
+			e := &t.Entries[len(t.Entries)-1]
+			name = e.Name
+			sum.add(e.Sums())
 		} else {
 			br := Branch{Last: string(r.bytes(MaxName)), ID: r.id(), Totals: r.totals()}
 			t.Branches = append(t.Branches, br)
 			name = br.Last
+			sum.add(br.Totals)
+		}
+		if sum.Subdirs > maxTotal || sum.Files > maxTotal || sum.Bytes > maxTotal {
+			r.fail("totals overflow")
 		}
 		if name <= last {
 			r.fail("names out of order")
@@ -87,11 +93,11 @@ func DecodeTree(b []byte) (*Tree, error) {
 	if err := r.end(); err != nil {
 		return nil, err
 	}
-	if s := t.Totals(); s.Files > math.MaxInt64 || s.Bytes > math.MaxInt64 {
-		return nil, errs.New(errs.Damaged, "decode tree: totals overflow")
-	}
 	return t, nil
 }
+
+// maxTotal leaves room for adding up: no sum of a node's items wraps around.
+const maxTotal = 1 << 52
 
 // treeItem is an Entry at level 0 and a Branch above.
 type treeItem struct {
@@ -133,10 +139,11 @@ func treeShape(ctx context.Context, src Source, sink Sink) shape[treeItem] {
 			if err != nil {
 				return nil, err
 			}
-			if int(t.Level) != level {
-				return nil, errs.New(errs.Damaged, "tree %s has level %d where %d is expected", it.ID.Short(), t.Level, level)
+			items := treeItems(t)
+			if int(t.Level) != level || items[len(items)-1].Last != it.Last || t.Totals() != it.Totals {
+				return nil, errs.New(errs.Damaged, "tree %s is not what the tree above it says", it.ID.Short())
 			}
-			return treeItems(t), nil
+			return items, nil
 		},
 	}
 }
