@@ -161,7 +161,7 @@ func (s *sight) elsewhere(id object.ID) (object.Kind, bool) {
 	return 0, false
 }
 
-// Shares returns who has access to a dot beside its owner.
+// shares returns who has access to a dot beside its owner.
 func (h *Hub) shares(who asker, name string) (list []hubproto.Share, err error) {
 	err = h.db.View(func(tx *bbolt.Tx) error {
 		rec, err := owned(tx, who, name)
@@ -241,9 +241,4 @@ func (a asker) name() string {
 		return "(administrator)"
 	}
 	return string(a)
-}
-
-// Share changes what a user may do with a dot, on behalf of the administrator.
-func (h *Hub) Share(name, user string, a hubproto.Access) error {
-	return h.share(administrator, name, hubproto.Share{User: user, Access: a})
 }

@@ -10,11 +10,14 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -196,23 +199,47 @@ func (b *Bucket) put(ctx context.Context, verb, key string, data []byte, o minio
 	return nil
 }
 
-// Probe finds out whether the server honors conditions: it makes a file that is there already, and replaces one that has
-// another tag. Both must fail.
+// probeRounds and probeWriters are how often how many writers race in a probe.
+const (
+	probeRounds  = 3
+	probeWriters = 8
+)
+
+// Probe finds out whether the server honors conditions, also when they come at the same time: of writers that all replace
+// the same version at most one may succeed. (A server that looks first and writes then, without a lock, passes any
+// test that does one thing at a time: versitygw does so when it keeps its metadata in a sidecar directory.)
 func (b *Bucket) Probe(ctx context.Context, key string) error {
-	first := b.Swap(ctx, key, []byte("dm looks whether conditional PUT works\n"), "")
-	if first != nil && errs.KindOf(first) != errs.Conflict {
-		return first
+	content := func(i int) []byte { return fmt.Appendf(nil, "dm looks whether conditional PUT works: %d\n", i) }
+	err := b.Swap(ctx, key, content(0), "")
+	if err != nil && errs.KindOf(err) != errs.Conflict {
+		return err
 	}
-	again := b.Swap(ctx, key, []byte("dm looks whether conditional PUT works\n"), "")
-	other := b.Swap(ctx, key, []byte("dm looks whether conditional PUT works\n"), "00000000000000000000000000000000")
-	for _, err := range []error{again, other} {
-		switch {
-		case err == nil:
-			return errs.WithHint(errs.New(errs.NotAllowed, "%s cannot be pushed to: its server at %s ignores the conditions of a PUT "+
-				"(If-Match, If-None-Match), so that two pushes at a time could overwrite each other", b, b.c.Endpoint),
-				"fetching works; to push, use a server that honors them (Amazon S3, MinIO, versitygw ...) or a hub")
-		case errs.KindOf(err) != errs.Conflict:
+	for range probeRounds {
+		_, tag, err := b.Get(ctx, key, 1<<10)
+		if err != nil {
 			return err
+		}
+		for _, tag := range []string{"", tag} {
+			results := make([]error, probeWriters)
+			var wg sync.WaitGroup
+			for i := range results {
+				wg.Go(func() { results[i] = b.Swap(ctx, key, content(rand.Int()), tag) })
+			}
+			wg.Wait()
+			won := 0
+			for _, err := range results {
+				switch {
+				case err == nil:
+					won++
+				case errs.KindOf(err) != errs.Conflict:
+					return err
+				}
+			}
+			if won > 1 || won > 0 && tag == "" {
+				return errs.WithHint(errs.New(errs.NotAllowed, "%s cannot be pushed to: its server at %s does not honor the conditions of "+
+					"a PUT (If-Match, If-None-Match), so that two pushes at a time could overwrite each other", b, b.c.Endpoint),
+					"fetching works; to push, use a server that honors them (Amazon S3, MinIO, versitygw without sidecar ...) or a hub")
+			}
 		}
 	}
 	return nil
