@@ -90,10 +90,12 @@ func hostileTrees() map[string][]byte {
 		"the same name twice":      two("a", "a"),
 		"names descend":            two("b", "a"),
 		"inode number 0":           edited(func(e *Entry) { e.Ino = 0 }),
+		"the root's inode number":  edited(func(e *Entry) { e.Ino = RootIno }),
+		"inode number of 41 bits":  edited(func(e *Entry) { e.Ino = MaxIno + 1 }),
 		"unknown type":             edited(func(e *Entry) { e.Mode = 0o644 }),
 		"mode above 16 bits":       edited(func(e *Entry) { e.Mode = 1<<16 | ModeRegular }),
 		"nanoseconds":              edited(func(e *Entry) { e.Nsec = 1_000_000_000 }),
-		"size above 63 bits":       edited(func(e *Entry) { e.Content.Size = 1 << 63 }),
+		"file too large":           edited(func(e *Entry) { e.Content.Size = maxFile + 1 }),
 		"lists too deep":           edited(func(e *Entry) { e.Content.Depth = 17 }),
 		"list without an id":       edited(func(e *Entry) { e.Content = Content{Size: 1, Depth: 1} }),
 		"attribute twice":          xattrs(Xattr{Name: "user.a"}, Xattr{Name: "user.a"}),
@@ -104,6 +106,10 @@ func hostileTrees() map[string][]byte {
 		"target with NUL":          edited(func(e *Entry) { e.Mode, e.Target = ModeSymlink|0o777, "a\x00" }),
 		"linked directory":         edited(func(e *Entry) { e.Mode, e.Linked = ModeDir, true }),
 		"directory with names":     edited(func(e *Entry) { e.Mode, e.Nlink = ModeDir|0o755, 2 }),
+		"totals too large":         edited(func(e *Entry) { e.Mode, e.Totals.Files = ModeDir, maxTotal+1 }),
+		"sums of totals too large": (&Tree{Level: 2, Branches: []Branch{
+			{"a", filled(1), Totals{Bytes: maxTotal}}, {"b", filled(2), Totals{Bytes: 1}},
+		}}).Encode(),
 	}
 }
 
@@ -121,7 +127,7 @@ func TestHostileLists(t *testing.T) {
 		"empty span":          list(1, Span{0, filled(1)}),
 		"hole above level 1":  list(2, Span{Size: 1}),
 		"sizes overflow":      list(1, Span{maxFile, filled(1)}, Span{maxFile, filled(1)}, Span{2, filled(1)}),
-		"size above 63 bits":  list(1, Span{1 << 63, filled(1)}),
+		"size above 16 TiB":   list(1, Span{maxFile + 1, filled(1)}),
 		"unknown cut":         (&List{Level: 1, Cut: 2, Spans: []Span{{1, filled(1)}}}).Encode(),
 		"level 0":             list(0, Span{1, filled(1)}),
 		"count without spans": binary.AppendUvarint([]byte{1, 1, 0}, 1000),
@@ -142,6 +148,7 @@ func TestHostileCommits(t *testing.T) {
 	}
 	for name, b := range map[string][]byte{
 		"root is a file":      changed(func(c *Commit) { c.Root = Entry{Ino: 1, Mode: ModeRegular} }),
+		"root's inode number": changed(func(c *Commit) { c.Root.Ino = 2 }),
 		"next number in use":  changed(func(c *Commit) { c.NextIno = 1 }),
 		"too many parents":    changed(func(c *Commit) { c.Parents = make([]ID, maxParents+1) }),
 		"long message":        changed(func(c *Commit) { c.Message = strings.Repeat("m", MaxMessage+1) }),
@@ -183,6 +190,43 @@ func TestListThatLies(t *testing.T) {
 		err := WalkSpans(ctx, m, c, 0, func(uint64, Span) error { return nil })
 		if errs.KindOf(err) != errs.Damaged {
 			t.Errorf("content %+v of a list of level 1 with 100 bytes: %v", c, err)
+		}
+	}
+}
+
+// TestTreeThatLies: a tree behind a branch must have the branch's last name and totals, or a name could be looked for
+// in the wrong place.
+func TestTreeThatLies(t *testing.T) {
+	ctx := context.Background()
+	m := newMemory()
+	leaf := func(names ...string) Branch {
+		tree := &Tree{Level: 1}
+		for i, name := range names {
+			tree.Entries = append(tree.Entries, *file(name, uint64(i+2)))
+		}
+		id, err := m.Put(ctx, KindTree, tree.Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Branch{Last: names[len(names)-1], ID: id, Totals: tree.Totals()}
+	}
+	walk := func(branches ...Branch) error {
+		id, err := m.Put(ctx, KindTree, (&Tree{Level: 2, Branches: branches}).Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return WalkTree(ctx, m, id, "", func(*Entry) error { return nil })
+	}
+	a, b := leaf("a", "b"), leaf("c", "d")
+	if err := walk(a, b); err != nil {
+		t.Fatal(err)
+	}
+	name, totals := b, b
+	name.Last = "e"
+	totals.Totals.Bytes++
+	for what, lie := range map[string][]Branch{"last name": {a, name}, "totals": {a, totals}} {
+		if err := walk(lie...); errs.KindOf(err) != errs.Damaged {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }
