@@ -1,0 +1,166 @@
+package remote
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"dm/internal/errs"
+	"dm/object"
+)
+
+// Push is a branch or tag to be pushed.
+type Push struct {
+	Ref string    // at the remote
+	Tip object.ID // the local commit
+	// Force moves a ref that has diverged, if it is where this machine last saw it.
+	Force    bool
+	LastSeen object.ID
+	// Stash keeps what has diverged at the remote, as another branch there.
+	Stash bool
+	Send  SendOptions
+}
+
+// Pushed says what a push did.
+type Pushed struct {
+	Stats
+	Old, New object.ID // of the ref; equal: it was up to date
+	Stashed  string    // the ref that keeps what has diverged; empty: none
+}
+
+// PushRef sends a commit and moves a ref to it, forward only unless told otherwise: Conflict where the two have diverged, or
+// somebody else moved the ref meanwhile.
+func PushRef(ctx context.Context, local Local, to Dot, p Push) (res Pushed, err error) {
+	if err := CheckRef(p.Ref); err != nil {
+		return res, err
+	}
+	refs, err := to.Refs(ctx)
+	if err != nil {
+		return res, err
+	}
+	cur := refs[p.Ref]
+	res.Old, res.New = cur, cur
+	if cur == p.Tip {
+		return res, nil
+	}
+	diverged, err := mayMove(ctx, local, cur, &p)
+	if err != nil {
+		return res, err
+	}
+	var haves []object.ID
+	for _, id := range refs {
+		if ok, err := local.Has(id); err != nil {
+			return res, err
+		} else if ok {
+			haves = append(haves, id)
+		}
+	}
+	if res.Stats, err = Send(ctx, local, to, []object.ID{p.Tip}, haves, p.Send); err != nil {
+		return res, err
+	}
+	if diverged && p.Stash {
+		stash := p.Ref + "-diverged-" + cur.Short()
+		if refs[stash] != cur {
+			if err := to.Move(ctx, stash, refs[stash], cur); err != nil {
+				return res, fmt.Errorf("keep what has diverged as %s: %w", stash, err)
+			}
+		}
+		res.Stashed = stash
+	}
+	if err := to.Move(ctx, p.Ref, cur, p.Tip); err != nil {
+		if errs.KindOf(err) == errs.Conflict {
+			err = errs.WithHint(err, "somebody pushed at the same time; pull, then push again")
+		}
+		return res, err
+	}
+	res.New = p.Tip
+	return res, nil
+}
+
+// mayMove says whether a push may move a ref that is at cur. diverged says that it gives up commits there.
+func mayMove(ctx context.Context, local Local, cur object.ID, p *Push) (diverged bool, err error) {
+	if cur.IsZero() {
+		return false, nil
+	}
+	rel := Diverged
+	known, err := local.Has(cur)
+	if err != nil {
+		return false, err
+	}
+	if known {
+		if rel, err = Relate(ctx, local, p.Tip, cur); err != nil {
+			return false, err
+		}
+	}
+	name := p.Ref[strings.Index(p.Ref, "/")+1:]
+	if strings.HasPrefix(p.Ref, Tags) && !p.Force {
+		return false, errs.WithHint(errs.New(errs.Conflict, "tag %s is at commit %s there, at %s here", name, cur.Short(), p.Tip.Short()),
+			"use another name, or --force")
+	}
+	switch {
+	case rel == Ahead || p.Stash:
+		return rel != Ahead, nil
+	case p.Force && cur == p.LastSeen:
+		return true, nil
+	case p.Force:
+		return false, errs.WithHint(errs.New(errs.Conflict, "branch %s is at commit %s there, which is not where it was last seen (%s)",
+			name, cur.Short(), nameOf(p.LastSeen)), "pull to see what is there; --force moves only what was seen")
+	case rel == Behind:
+		return false, errs.WithHint(errs.New(errs.Conflict, "branch %s is ahead there: it is at commit %s, here at %s",
+			name, cur.Short(), p.Tip.Short()), "pull first")
+	}
+	return false, errDiverged(name, p.Tip, cur, "pull it into another branch to merge by hand, or push with --stash-on-divergence")
+}
+
+func errDiverged(branch string, here, there object.ID, hint string) error {
+	return errs.WithHint(errs.New(errs.Conflict, "branch %s has diverged: it is at commit %s here and at commit %s there", branch,
+		here.Short(), there.Short()), "%s", hint)
+}
+
+// Pull is a branch or tag to be pulled.
+type Pull struct {
+	Ref   string      // at the remote
+	Tip   object.ID   // of the local branch; zero: there is none
+	Haves []object.ID // other local commits of this dot, all tips of it
+	Fetch FetchOptions
+}
+
+// Pulled says what a pull found and fetched.
+type Pulled struct {
+	Stats
+	Tip object.ID // the remote's
+	// Relation is how the local tip stands to it: Same and Ahead mean that there is nothing to do, Behind that the branch can
+	// be moved forward, Diverged that it cannot. All is fetched in each case.
+	Relation Relation
+}
+
+// PullRef fetches what a ref of the remote points to. It moves nothing: that is the caller's part, before release is called.
+func PullRef(ctx context.Context, local Local, from Dot, p Pull) (res Pulled, release func(), err error) {
+	refs, err := from.Refs(ctx)
+	if err != nil {
+		return res, nil, err
+	}
+	tip, ok := refs[p.Ref]
+	if !ok {
+		return res, nil, errs.WithHint(errs.New(errs.NotFound, "the remote has no %s", strings.Replace(p.Ref, "heads/", "branch ", 1)),
+			"dm dot show lists what is there")
+	}
+	res.Tip = tip
+	haves := p.Haves
+	if !p.Tip.IsZero() {
+		haves = append([]object.ID{p.Tip}, haves...)
+	}
+	if res.Stats, release, err = Fetch(ctx, local, from, []object.ID{tip}, haves, p.Fetch); err != nil {
+		return res, nil, err
+	}
+	if res.Relation, err = Relate(ctx, local, p.Tip, tip); err != nil {
+		release()
+		return res, nil, err
+	}
+	return res, release, nil
+}
+
+// ErrDiverged is the error of a pull that cannot move a branch forward.
+func ErrDiverged(branch string, here, there object.ID) error {
+	return errDiverged(branch, here, there, "keep yours under another name with 'dm checkout -b NAME', or use --stash-on-divergence")
+}
