@@ -3,7 +3,7 @@
 #   make demo      the product's story on a server of its own, which ends by itself and leaves nothing behind
 #   make test      installs what the tests need from Debian's packages, then runs all tests
 #   make check     formatting, vet, staticcheck, house rules; seconds when cached
-#   make bench     speed, compared with restic and borg
+#   make bench     speed: beside restic and borg, the host's filesystem and other FUSE filesystems
 #   make fmt       formats all Go files as make check wants them
 #   make soak      the crash and random tests with many more rounds
 #   make install   the binary and the systemd unit; PREFIX, DESTDIR
@@ -43,9 +43,10 @@ check:
 fmt:
 	$(TOOL) gofumpt -w $$(git ls-files -co --exclude-standard '*.go')
 
-bench: build deps
+# One part alone, smaller: make bench BENCHFLAGS='-parts fs -reps 1 -seconds 1'. The figures go into docs/performance.md.
+bench: build
 	@sh tools/deps.sh internal/bench/packages.txt
-	DM=$(CURDIR)/bin/dm go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./internal/bench
+	go run ./internal/bench -dm bin/dm $(BENCHFLAGS)
 
 soak: deps
 	DM_ROUNDS=200 go test $(TESTFLAGS) -count=1 -timeout 180m ./...
