@@ -227,6 +227,11 @@ func (c *cutter) notify(ctx context.Context, ids []workcopy.NodeID) error {
 	return nil
 }
 
+// refresh has the kernel ask for a file's attributes when they are wanted next. Its lease, if it has one, stays counted.
+func (c *cutter) refresh(id workcopy.NodeID) {
+	c.mount.server.InodeNotify(uint64(id), -1, 0) // that the kernel does not have the inode any more is fine
+}
+
 // Invalidate makes the kernel forget names of a directory and what is behind them, and the directory's own attributes
 // and listing. It takes the lock of the directory's inode: never behind the gate.
 func (c *cutter) Invalidate(dir workcopy.NodeID, names []string) error {

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"context"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -160,13 +161,32 @@ func (fs *filesystem) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Statu
 	defer c.finish()
 	const dataOnly = 1 // FUSE_FSYNC_FDATASYNC
 	err := fs.vol.Fsync(c, workcopy.NodeID(in.NodeId), in.FsyncFlags&dataOnly != 0)
+	if err == nil && fs.cutter != nil && in.FsyncFlags&dataOnly == 0 {
+		// The kernel has the number of blocks from before it wrote them out. It takes no lock for this.
+		fs.cutter.refresh(workcopy.NodeID(in.NodeId))
+	}
 	return fs.failures.status("fsync", in.NodeId, err)
+}
+
+// dropSetID clears the set-ID bits of a file after a change by somebody without privilege, for requests in which the
+// kernel has no flag that asks for it.
+func (fs *filesystem) dropSetID(ctx context.Context, id workcopy.NodeID) error {
+	a, err := fs.vol.GetAttr(ctx, id)
+	if err != nil || a.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 {
+		return err
+	}
+	_, err = fs.vol.SetAttr(ctx, id, workcopy.AttrChange{KillPriv: true})
+	return err
 }
 
 func (fs *filesystem) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	c := begin(cancel, &in.InHeader)
 	defer c.finish()
-	err := fs.vol.Fallocate(c, workcopy.NodeID(in.NodeId), in.Mode, int64(in.Offset), int64(in.Length))
+	id := workcopy.NodeID(in.NodeId)
+	err := fs.vol.Fallocate(c, id, in.Mode, int64(in.Offset), int64(in.Length))
+	if err == nil && in.Uid != 0 {
+		err = fs.dropSetID(c, id)
+	}
 	return fs.failures.status("fallocate", in.NodeId, err)
 }
 

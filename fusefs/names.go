@@ -267,6 +267,16 @@ func (fs *filesystem) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse
 // store it here and not enforce it, so it is refused.
 func isACL(name string) bool { return strings.HasPrefix(name, "system.posix_acl_") }
 
+// mayName says whether an attribute can be set: the kernel leaves it to a FUSE filesystem to know which namespaces exist.
+func mayName(name string) bool {
+	for _, space := range []string{"user.", "trusted.", "security."} {
+		if strings.HasPrefix(name, space) && len(name) > len(space) {
+			return true
+		}
+	}
+	return false
+}
+
 func (fs *filesystem) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	if isACL(name) {
 		return 0, fuse.ENOTSUP
@@ -289,6 +299,9 @@ func (fs *filesystem) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest [
 	}
 	var list []byte
 	for _, name := range names {
+		if h.Uid != 0 && strings.HasPrefix(name, "trusted.") {
+			continue // only for the privileged, as on every other filesystem
+		}
 		list = append(append(list, name...), 0)
 	}
 	return fill(dest, list)
@@ -303,7 +316,7 @@ func fill(dest, value []byte) (uint32, fuse.Status) {
 }
 
 func (fs *filesystem) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
-	if isACL(name) {
+	if !mayName(name) {
 		return fuse.ENOTSUP
 	}
 	c := begin(cancel, &in.InHeader)

@@ -3,7 +3,9 @@ package fusefs
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
@@ -100,7 +102,7 @@ func CleanStale(dir string) error {
 	}
 	for _, m := range mounts {
 		// A server that hangs in its own exit keeps its connection; one that is dead has none any more.
-		if err := abort(m.minor); err != nil && !os.IsNotExist(err) {
+		if err := abort(m.minor); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
