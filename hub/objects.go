@@ -102,6 +102,7 @@ type intake struct {
 	needs   map[object.ID]object.Kind // what those need
 	adopted map[object.ID]object.Kind // members of other dots that become this one's
 	stats   packStats
+	plain   int64 // bytes unpacked
 }
 
 func (in *intake) read(ctx context.Context, r *pack.Reader) error {
@@ -120,8 +121,15 @@ func (in *intake) read(ctx context.Context, r *pack.Reader) error {
 	}
 }
 
-// record decodes an object, compares it with its id, and stores it.
+// record decodes an object, compares it with its id, and stores it. A few bytes can unpack to four million and cost the hub
+// the time for them, so the sum is bounded, too.
 func (in *intake) record(ctx context.Context, rec *pack.Record) error {
+	if _, twice := in.got[rec.ID]; twice {
+		return errs.New(errs.Damaged, "%s %s is in the pack twice", rec.Kind, rec.ID.Short())
+	}
+	if in.plain += int64(rec.PlainLen); in.plain > hubproto.MaxPlain {
+		return errs.New(errs.Damaged, "the pack unpacks to more than %d bytes", hubproto.MaxPlain)
+	}
 	var base []byte
 	if rec.Encoding.HasBase() {
 		var err error

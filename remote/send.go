@@ -25,6 +25,9 @@ const (
 	// maxChain is the longest chain of deltas made at a remote.
 	maxChain = 8
 
+	// maxPlain bounds what a pack unpacks to, in bytes: who receives it has to.
+	maxPlain = 256 << 20
+
 	// askEvery is after how many chunks found the remote is asked which of them are missing.
 	askEvery = 4096
 )
@@ -247,7 +250,7 @@ func (s *sender) pack(ctx context.Context, n *node) error {
 	if err := s.encode(ctx, n); err != nil {
 		return fmt.Errorf("pack %s %s: %w", n.Kind, n.ID.Short(), err)
 	}
-	if len(s.b.data) < s.opts.PackBytes {
+	if len(s.b.data) < s.opts.PackBytes && s.b.plain < maxPlain {
 		return nil
 	}
 	return s.flush(ctx)

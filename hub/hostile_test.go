@@ -1,0 +1,290 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"testing"
+
+	"go.etcd.io/bbolt"
+
+	"dm/internal/errs"
+	"dm/object"
+	"dm/remote"
+	"dm/remote/hubproto"
+	"dm/store/pack"
+)
+
+// testPack makes packs, wrong ones too.
+type testPack struct {
+	b     []byte
+	n     uint64
+	codec *pack.Codec
+}
+
+func newPack() *testPack {
+	c, err := pack.NewCodec(pack.Fast)
+	if err != nil {
+		panic(err)
+	}
+	return &testPack{b: pack.AppendHeader(nil), codec: c}
+}
+
+func (p *testPack) whole(kind object.Kind, plain []byte) *testPack {
+	p.b, _ = p.codec.Append(p.b, kind, object.Sum(kind, plain), plain)
+	p.n++
+	return p
+}
+
+func (p *testPack) delta(kind object.Kind, plain []byte, baseID object.ID, base []byte) *testPack {
+	var ok bool
+	if p.b, _, ok = p.codec.AppendDelta(p.b, kind, object.Sum(kind, plain), plain, baseID, base, len(plain)); !ok {
+		panic("no delta")
+	}
+	p.n++
+	return p
+}
+
+func (p *testPack) record(r pack.Record) *testPack {
+	p.b = r.Append(p.b)
+	p.n++
+	return p
+}
+
+func (p *testPack) seal() *remote.Pack {
+	data := pack.AppendEnd(p.b, p.n, uint64(len(p.b)))
+	return &remote.Pack{Name: remote.PackName(data), Data: data}
+}
+
+// objects returns the members of a dot.
+func (s *served) objects(t testing.TB, name string) map[object.ID]object.Kind {
+	t.Helper()
+	all := map[object.ID]object.Kind{}
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		var rec dotRecord
+		ok, err := getJSON(tx, bucketDots, name, &rec)
+		if err != nil || !ok {
+			return err
+		}
+		return members(tx, rec.ID).ForEach(func(k, v []byte) error {
+			all[object.ID(k)] = object.Kind(v[0])
+			return nil
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// chunkRecord is a raw record of plain under another's id, or its own.
+func chunkRecord(id object.ID, enc pack.Encoding, plainLen int, payload []byte) pack.Record {
+	return pack.Record{Head: pack.Head{Kind: object.KindChunk, Encoding: enc, PlainLen: plainLen, ID: id}, Payload: payload}
+}
+
+// Every pack here is wrong. Each is refused as damaged, and nothing of it, good records before the bad one included, becomes
+// a member.
+func TestHostilePacks(t *testing.T) {
+	h := serveHub(t, Limits{}, "alice")
+	d := dotOfUser(t, h.as(t, "alice"), "alice/app")
+	good := []byte("a good chunk")
+	content := bytes.Repeat([]byte("some content "), 100)
+	one, two := object.ID{1}, object.ID{2}
+	loop := func(id, base object.ID) pack.Record {
+		r := chunkRecord(id, pack.Delta, 4, []byte{0, 0})
+		r.Base = base
+		return r
+	}
+	tree := func(names ...string) []byte {
+		t := &object.Tree{Level: 1}
+		for i, n := range names {
+			t.Entries = append(t.Entries, object.Entry{Name: n, Ino: uint64(i + 1), Mode: object.ModeRegular | 0o644})
+		}
+		return t.Encode()
+	}
+	list := (&object.List{Level: 1, Spans: []object.Span{{Size: 5, ID: object.ID{7}}}}).Encode()
+	packs := map[string]*remote.Pack{
+		"wrong id":               newPack().whole(object.KindChunk, good).record(chunkRecord(one, pack.Raw, len(good), good)).seal(),
+		"no zstd":                newPack().record(chunkRecord(one, pack.Zstd, 10, []byte("not a frame"))).seal(),
+		"bomb":                   newPack().record(chunkRecord(one, pack.Zstd, 100, bomb(t))).seal(),
+		"twice the same":         newPack().whole(object.KindChunk, good).whole(object.KindChunk, good).seal(),
+		"unpacks without end":    inflating(),
+		"delta loop":             newPack().record(loop(one, two)).record(loop(two, one)).seal(),
+		"missing base":           newPack().delta(object.KindChunk, append([]byte("y"), content[1:]...), object.Sum(object.KindChunk, content), content).seal(),
+		"missing chunk":          newPack().whole(object.KindChunk, good).whole(object.KindList, list).seal(),
+		"tree with ..":           newPack().whole(object.KindTree, tree("..")).seal(),
+		"tree with /":            newPack().whole(object.KindTree, tree("a/b")).seal(),
+		"tree with NUL":          newPack().whole(object.KindTree, tree("a\x00b")).seal(),
+		"tree with a name twice": newPack().whole(object.KindTree, tree("a", "a")).seal(),
+		"no tree at all":         newPack().whole(object.KindTree, []byte("x")).seal(),
+		"no commit at all":       newPack().whole(object.KindCommit, []byte("x")).seal(),
+		"empty":                  {},
+		"no end":                 {Data: newPack().whole(object.KindChunk, good).b},
+		"cut short":              {Data: newPack().whole(object.KindChunk, good).seal().Data[:60]},
+		"bytes after the end":    {Data: append(newPack().whole(object.KindChunk, good).seal().Data, 0)},
+		"newer version":          {Data: newer(newPack().whole(object.KindChunk, good).seal().Data)},
+	}
+	for name, p := range packs {
+		t.Run(name, func(t *testing.T) {
+			mustBe(t, d.Store(context.Background(), p), errs.Damaged)
+			if n := len(h.objects(t, "alice/app")); n != 0 {
+				t.Errorf("%d objects of a refused pack are members", n)
+			}
+		})
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	whole := newPack().whole(object.KindChunk, content).whole(object.KindTree, tree("a", "b")).seal().Data
+	for range 200 {
+		b := bytes.Clone(whole)
+		b[rng.IntN(len(b))] ^= byte(1 + rng.IntN(255))
+		mustBe(t, d.Store(context.Background(), &remote.Pack{Data: b}), errs.Damaged)
+	}
+	must(t, d.Store(context.Background(), newPack().whole(object.KindChunk, good).seal()))
+	if n := len(h.objects(t, "alice/app")); n != 1 {
+		t.Errorf("%d members after one good pack", n)
+	}
+}
+
+// bomb is a small zstd frame of 4 MiB of zeros.
+func bomb(t *testing.T) []byte {
+	c, err := pack.NewCodec(pack.Fast)
+	must(t, err)
+	b, _ := c.Append(nil, object.KindChunk, object.ID{}, make([]byte, object.MaxSize))
+	return b[pack.HeadLen:]
+}
+
+// inflating is a pack of some 150 KB that unpacks to more than is allowed.
+func inflating() *remote.Pack {
+	p := newPack()
+	b := make([]byte, object.MaxSize)
+	for i := range hubproto.MaxPlain/object.MaxSize + 1 {
+		b[0], b[1] = byte(i), byte(i>>8)
+		p.whole(object.KindChunk, b)
+	}
+	return p.seal()
+}
+
+func newer(b []byte) []byte {
+	binary.LittleEndian.PutUint16(b[8:], 2)
+	return b
+}
+
+// Requests that no client of ours sends get a status of 4xx, and bodies without end are cut off.
+func TestHostileRequests(t *testing.T) {
+	h := serveHub(t, Limits{}, "alice")
+	long := strings.Repeat("a", 65)
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+	}{
+		{"GET", "/v1/dots/alice/" + long + "/refs", "", 400},
+		{"GET", "/v1/dots/alice/a%00b/refs", "", 400},
+		{"GET", "/v1/dots/alice/%2e%2e/refs", "", 400},
+		{"POST", "/v1/dots/alice/x%2fy/refs", `{"ref":"heads/a"}`, 400},
+		{"GET", "/v1/nothing", "", 404},
+		{"GET", "/v2/", "", 404},
+		{"PUT", "/v1/dots/alice/a/refs", "", 405},
+		{"POST", "/v1/dots/alice/a/refs", "", 400},
+		{"POST", "/v1/dots/alice/a/refs", `{"ref":"heads/a","more":1}`, 400},
+		{"POST", "/v1/dots/alice/a/refs", `{"ref":"heads/a","new":"zz"}`, 400},
+		{"POST", "/v1/dots/alice/a/refs", `{"ref":"../../etc","new":""}`, 400},
+		{"POST", "/v1/dots/alice/a/missing", "short", 400},
+		{"POST", "/v1/dots/alice/a/load", "\xff\xff\xff\xff\xff\xff\xff\xff", 400},
+		{"POST", "/v1/dots/alice/a/load", "\x01\x00\x00\x00\x00\x00\x00\x00\x09" + long[:32], 400},
+		{"POST", "/v1/dots/alice/a/shares", `{"user":"bob","access":"own"}`, 400},
+		{"GET", "/v1/dots/bob/a/shares", "", 403},
+	} {
+		req, err := http.NewRequest(c.method, h.url+c.path, strings.NewReader(c.body))
+		must(t, err)
+		req.SetBasicAuth("alice", h.keys["alice"])
+		resp, err := http.DefaultClient.Do(req)
+		must(t, err)
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != c.status {
+			t.Errorf("%s %s %q: status %d, want %d", c.method, c.path, c.body, resp.StatusCode, c.status)
+		}
+	}
+	for _, path := range []string{"missing", "load", "packs", "refs"} {
+		body := io.MultiReader(bytes.NewReader(pack.AppendHeader(nil)), endless{})
+		if path == "packs" {
+			body = io.MultiReader(bytes.NewReader(pack.AppendHeader(nil)), &records{codec: newPack().codec}) // each of them right
+		}
+		req, err := http.NewRequest(http.MethodPost, h.url+"/v1/dots/alice/a/"+path, io.LimitReader(body, 2*hubproto.MaxPack))
+		must(t, err)
+		req.SetBasicAuth("alice", h.keys["alice"])
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			continue // the hub closed the connection: that is fine, too
+		}
+		resp.Body.Close()
+		if resp.StatusCode < 400 || resp.StatusCode >= 500 {
+			t.Errorf("endless body to %s: status %d", path, resp.StatusCode)
+		}
+	}
+	if n := len(h.objects(t, "alice/a")); n != 0 {
+		t.Errorf("%d objects of endless packs are members", n)
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+// records is chunks without end.
+type records struct {
+	codec *pack.Codec
+	n     uint64
+	rest  []byte
+}
+
+func (r *records) Read(p []byte) (int, error) {
+	if len(r.rest) == 0 {
+		r.n++
+		b := binary.LittleEndian.AppendUint64(make([]byte, 64<<10), r.n)
+		rec := chunkRecord(object.Sum(object.KindChunk, b), pack.Raw, len(b), b)
+		r.rest = rec.Append(nil)
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// Too many transfers of one user: the others are told to come back, and others' are served.
+func TestTransferLimit(t *testing.T) {
+	h := serveHub(t, Limits{UserTransfers: 1}, "alice", "bob")
+	post := func(user string, body io.Reader) (*http.Response, error) {
+		req, err := http.NewRequest(http.MethodPost, fmt.Sprintf("%s/v1/dots/%s/a/packs", h.url, user), body)
+		must(t, err)
+		req.SetBasicAuth(user, h.keys[user])
+		return http.DefaultClient.Do(req)
+	}
+	r, w := io.Pipe()
+	first := make(chan error, 1)
+	go func() {
+		resp, err := post("alice", r)
+		if err == nil {
+			resp.Body.Close()
+		}
+		first <- err
+	}()
+	w.Write(pack.AppendHeader(nil)) // the transfer has begun when this is read
+	for h.gates.transfers() == 0 {
+	}
+	good := newPack().whole(object.KindChunk, []byte("x")).seal().Data
+	for user, status := range map[string]int{"alice": 503, "bob": 204} {
+		resp, err := post(user, bytes.NewReader(good))
+		must(t, err)
+		resp.Body.Close()
+		if resp.StatusCode != status {
+			t.Errorf("%s: status %d, want %d", user, resp.StatusCode, status)
+		}
+	}
+	w.Close()
+	must(t, <-first)
+}
