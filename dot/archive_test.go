@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -55,6 +56,10 @@ func plant(t *testing.T, dir string) {
 	must(os.Truncate(p("holes only"), 5<<30))
 	must(unix.Setxattr(p("empty"), "user.k=1%", []byte("v\x00\n=v"), 0))
 	must(unix.Setxattr(p("d"), "trusted.t", []byte("dir"), 0))
+	must(os.WriteFile(p("capable"), []byte("#!"), 0o755))
+	must(os.Lchown(p("capable"), 3, 4))
+	netRaw := append(binary.LittleEndian.AppendUint32(nil, 0x02000001), 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	must(unix.Setxattr(p("capable"), "security.capability", netRaw, 0)) // as setcap cap_net_raw=ep does
 	must(unix.Chmod(p("d"), 0o2775))
 	must(os.Lchown(p("d"), 7, 8))
 	stamp := func(name string, sec, nsec int64) {
@@ -120,7 +125,7 @@ func TestImportIsExact(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if res.Bytes > 1<<20 || res.Files != 13 || res.Dirs != 2 {
+	if res.Bytes > 1<<20 || res.Files != 14 || res.Dirs != 2 {
 		t.Errorf("imported %+v", res)
 	}
 	r := h.commit(n, "1")
@@ -222,7 +227,7 @@ func testExport(t *testing.T, h *home, n Name, src string) {
 			}
 		}
 	}
-	if len(names) != 15 { // with "./", without the socket
+	if len(names) != 16 { // with "./", without the socket
 		t.Errorf("%d entries in the archive", len(names))
 	}
 	if hd := names["empty"]; hd == nil || hd.PAXRecords["SCHILY.xattr.user.k%3D1%25"] != "v\x00\n=v" {

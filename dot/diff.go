@@ -83,7 +83,7 @@ func (d *differ) settle(ctx context.Context) error {
 		n := come[p]
 		o, ok := gone[p]
 		var err error
-		if ok && o.entry.Type() == n.entry.Type() {
+		if ok && o.entry.IsDir() == n.entry.IsDir() {
 			delete(gone, p)
 			err = d.both(ctx, o, n, false)
 		} else {
@@ -141,7 +141,7 @@ func (d *differ) alone(ctx context.Context, s state, f found, kind ChangeKind) e
 	return d.dir(ctx, full.Tree, object.ID{}, f.path, f.path)
 }
 
-// both compares two entries of the same type that are the same file or directory.
+// both compares two entries that are the same directory, or the same file even where a symlink or a device took its place.
 func (d *differ) both(ctx context.Context, o, n found, renamed bool) error {
 	oldFull, err := d.from.resolve(ctx, o.entry)
 	if err != nil {

@@ -181,6 +181,11 @@ func TestDiffStates(t *testing.T) {
 		{"renamed over", files{"db/a": nil, "db/b": plainFile("", 10, 1)}, []string{"R db/b 0 from db/a", "- db/b 100"}},
 		{"replaced", files{"db/a": plainFile("", 99, 9)}, []string{"M db/a 100"}},
 		{
+			"replaced by a symlink",
+			files{"db/a": &object.Entry{Ino: 99, Mode: object.ModeSymlink | 0o777, Target: "b"}},
+			[]string{"M db/a 0"},
+		},
+		{
 			"swapped",
 			files{"db/a": plainFile("", 11, 2), "db/b": plainFile("", 10, 1)},
 			[]string{"R db/a 0 from db/b", "R db/b 0 from db/a"},

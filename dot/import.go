@@ -321,17 +321,12 @@ func dataStretch(f *os.File, off, size int64) (start, end int64, err error) {
 	return min(start, size), min(end, size), nil
 }
 
-// attributes sets what Make and Write leave open or change: owner and mode against a set-group-ID directory, extended
-// attributes, times.
+// attributes sets what Make and Write leave open or change: owner and mode against a set-group-ID directory, times, extended
+// attributes. These come last: whoever writes to a file or gives it another owner takes its capabilities away.
 func (x *importer) attributes(p string, id workcopy.NodeID, st *unix.Stat_t) error {
 	list, err := readXattrs(p)
 	if err != nil {
 		return err
-	}
-	for _, a := range list {
-		if err := x.c.SetXattr(x.ctx, id, a.Name, a.Value, 0); err != nil {
-			return fmt.Errorf("set attribute %s: %w", a.Name, err)
-		}
 	}
 	mode := st.Mode &^ unix.S_IFMT
 	ch := workcopy.AttrChange{
@@ -342,8 +337,15 @@ func (x *importer) attributes(p string, id workcopy.NodeID, st *unix.Stat_t) err
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		ch.Mode = &mode
 	}
-	_, err = x.c.SetAttr(x.ctx, id, ch)
-	return err
+	if _, err := x.c.SetAttr(x.ctx, id, ch); err != nil {
+		return err
+	}
+	for _, a := range list {
+		if err := x.c.SetXattr(x.ctx, id, a.Name, a.Value, 0); err != nil {
+			return fmt.Errorf("set attribute %s: %w", a.Name, err)
+		}
+	}
+	return nil
 }
 
 // readXattrs returns the extended attributes of what p names, a symlink itself included. Those of the kernel's own making

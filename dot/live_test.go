@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -496,6 +497,37 @@ func TestHardLinks(t *testing.T) {
 	changes, err = h.Diff(ctx, n, "HEAD^", "HEAD")
 	if got := lines(changes); err != nil || len(got) != 2 || got[0] != "- s/a 3" || got[1] != "M u/b 3" {
 		t.Errorf("diff after losing a name: %q, %v", got, err)
+	}
+}
+
+// A file that a program replaced by renaming a new one over it has changed; it has neither gone nor come.
+func TestDiffOfReplacedFiles(t *testing.T) {
+	ctx := t.Context()
+	h := newHome(t)
+	n := h.create("d", "s")
+	f := h.fs(n)
+	f.write("s/config", []byte("old"))
+	f.write("s/gone", []byte("gone"))
+	f.mkdir("s/was a directory")
+	h.commit(n, "1")
+	f.write("s/config.new", []byte("newer"))
+	f.rename("s/config.new", "s/config")
+	f.remove("s/gone")
+	f.remove("s/was a directory")
+	f.write("s/was a directory", []byte("x"))
+	want := []string{"M s/config 5", "- s/gone 4", "- s/was a directory 0", "+ s/was a directory 1"}
+	changes, err := h.Diff(ctx, n, "", "")
+	changes = slices.DeleteFunc(changes, func(c Change) bool { return c.Path == "s" }) // its time changed with its names
+	if got := lines(changes); err != nil || !slices.Equal(got, want) {
+		t.Errorf("uncommitted: %q, %v; want %q", got, err, want)
+	}
+	h.commit(n, "2")
+	changes, err = h.Diff(ctx, n, "HEAD^", "HEAD")
+	got := lines(changes)
+	slices.Sort(got)
+	slices.Sort(want)
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("of two commits: %q, %v; want %q", got, err, want)
 	}
 }
 

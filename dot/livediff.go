@@ -68,8 +68,18 @@ func (d *Dots) diffCommits(ctx context.Context, n Name, from, to string) ([]Chan
 // liveChanges asks a working copy what differs from its commit.
 func liveChanges(ctx context.Context, c *workcopy.Copy) ([]Change, error) {
 	changes := []Change{}
+	removed := "" // the file that the change before says is gone
 	err := c.Changes(ctx, func(ch workcopy.Change) error {
-		changes = append(changes, Change{Kind: ChangeKind(ch.Kind), Path: ch.Path, OldPath: ch.OldPath, Bytes: ch.Bytes})
+		kind := ChangeKind(ch.Kind)
+		// Programs replace a file by renaming a new one over it: another inode, but to whoever reads the path a change.
+		if kind == Added && !ch.Dir && ch.Path == removed {
+			changes[len(changes)-1] = Change{Kind: Modified, Path: ch.Path, Bytes: ch.Bytes}
+			return nil
+		}
+		if removed = ""; kind == Removed && !ch.Dir {
+			removed = ch.Path
+		}
+		changes = append(changes, Change{Kind: kind, Path: ch.Path, OldPath: ch.OldPath, Bytes: ch.Bytes})
 		return nil
 	})
 	sortChanges(changes)
