@@ -23,8 +23,6 @@ type call struct {
 	interrupted <-chan struct{}
 	pid         uint32 // of the calling thread; 0: the kernel's own
 
-	pass bool // see PassGate
-
 	mu       sync.Mutex
 	done     chan struct{}
 	finished chan struct{}
