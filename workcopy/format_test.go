@@ -258,6 +258,7 @@ func TestFormatNewer(t *testing.T) {
 // TestFormatUnknownRecord: a whole frame with a record that this dm does not know is not skipped.
 func TestFormatUnknownRecord(t *testing.T) {
 	r := &replayer{c: newCopy(t.TempDir(), Config{})}
+	r.c.journal = &journal{} // as while replaying
 	for _, body := range [][]byte{{0}, {200}, {recordGone}, {recordInode, 1}, {recordBind, 1, 5, 'a'}, {recordPrepare, 1}} {
 		if err := r.frame(body); err == nil {
 			t.Errorf("frame % x is accepted", body)
