@@ -65,7 +65,6 @@ func (b *backing) look() (complete bool) {
 	defer b.mu.Unlock()
 	_, err := os.Lstat(b.path)
 	b.exists = err == nil
-	b.synced = b.exists
 	return b.exists
 }
 

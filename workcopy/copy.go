@@ -39,6 +39,7 @@ type Copy struct {
 	flight     *sync.WaitGroup    // writes of this epoch on their way to their backing files
 	snap       *Snapshot          // the commit that is being made
 	journal    *journal
+	dumped     int64 // the journal's size after the last dump
 	readonly   bool
 	closed     bool
 	promotions map[*node]struct{} // partial files that may have become complete
@@ -306,6 +307,9 @@ func (c *Copy) drop(n *node) {
 // unref drops a node from memory when nothing needs it there: the kernel does not know it and it is as committed, or it
 // is gone. The caller holds mu.
 func (c *Copy) unref(n *node) {
+	if c.journal.f == nil {
+		return // replaying: records to come may speak of it
+	}
 	for n != nil && n.refs == 0 && n != c.root && n.frozen == nil && c.nodes[n.id] == n {
 		if n.nlink == 0 {
 			c.bury(n)

@@ -60,9 +60,10 @@ type journal struct {
 
 	reserved int64 // bytes of the file that the filesystem has set aside
 
-	syncMu sync.Mutex
-	old    *os.File     // the file before f while f does not stand alone yet; guarded by syncMu
-	synced atomic.Int64 // lsn
+	syncMu   sync.Mutex
+	old      *os.File     // the file before f while f does not stand alone yet; guarded by syncMu
+	synced   atomic.Int64 // lsn
+	unsynced error        // of the first sync that failed; guarded by syncMu
 }
 
 func journalPath(dir string, seq uint64) string {
@@ -116,6 +117,18 @@ func (j *journal) reserve(frees bool) error {
 // begin starts the frame of one operation.
 func (j *journal) begin() { j.buf = append(j.buf[:0], make([]byte, frameHeader)...) }
 
+// split ends the frame here if it is large, for records that need not be replayed together.
+func (j *journal) split() error {
+	if len(j.buf) < reserveLast/2 {
+		return nil
+	}
+	if _, err := j.commit(); err != nil {
+		return err
+	}
+	j.begin()
+	return j.reserve(false)
+}
+
 // empty says whether the frame has no record.
 func (j *journal) empty() bool { return len(j.buf) <= frameHeader }
 
@@ -128,6 +141,9 @@ func (j *journal) commit() (int64, error) {
 		return j.lsn(), nil
 	}
 	body := j.buf[frameHeader:]
+	if len(body) > maxFrame {
+		return 0, fmt.Errorf("write journal: a frame of %d bytes could not be read again", len(body))
+	}
 	binary.LittleEndian.PutUint32(j.buf, uint32(len(body)))
 	binary.LittleEndian.PutUint32(j.buf[4:], crc32.Checksum(body, castagnoli))
 	if _, err := j.f.WriteAt(j.buf, j.end); err != nil {
@@ -146,7 +162,8 @@ func (j *journal) commit() (int64, error) {
 func (j *journal) lsn() int64 { return j.from + j.end }
 
 // sync makes everything up to lsn durable; end is the lsn behind what has been written, read before. Callers that come
-// while a sync is running share the next one.
+// while a sync is running share the next one. After a failed sync every later one fails too: the kernel may have dropped
+// the pages that it could not write, and a second try would say that all is well.
 func (j *journal) sync(lsn, end int64) error {
 	if j.synced.Load() >= lsn {
 		return nil
@@ -156,13 +173,17 @@ func (j *journal) sync(lsn, end int64) error {
 	if j.synced.Load() >= lsn {
 		return nil
 	}
-	if j.old != nil {
-		if err := unix.Fdatasync(int(j.old.Fd())); err != nil {
-			return fmt.Errorf("sync journal: %w", err)
-		}
+	if j.unsynced != nil {
+		return j.unsynced
 	}
-	if err := unix.Fdatasync(int(j.f.Fd())); err != nil {
-		return fmt.Errorf("sync journal: %w", err)
+	for _, f := range []*os.File{j.old, j.f} {
+		if f == nil {
+			continue
+		}
+		if err := unix.Fdatasync(int(f.Fd())); err != nil {
+			j.unsynced = fmt.Errorf("sync journal: %w", err)
+			return j.unsynced
+		}
 	}
 	if end > j.synced.Load() {
 		j.synced.Store(end)
@@ -170,7 +191,7 @@ func (j *journal) sync(lsn, end int64) error {
 	return nil
 }
 
-// next goes on in a new file, which begins to count together with the one before it.
+// next goes on in a new file, which begins to count together with the one before it. The caller holds syncMu.
 func (j *journal) next() error {
 	n, err := createJournal(j.dir, j.seq+1, 0)
 	if err != nil {
@@ -180,8 +201,13 @@ func (j *journal) next() error {
 		n.f.Close()
 		return errors.Join(err, os.Remove(journalPath(j.dir, n.seq)))
 	}
-	j.syncMu.Lock()
-	defer j.syncMu.Unlock()
+	if j.old != nil { // of a dump that failed: it counts until one succeeds, and must not be lost sight of unsynced
+		if err := unix.Fdatasync(int(j.old.Fd())); err != nil {
+			n.f.Close()
+			return errors.Join(err, os.Remove(journalPath(j.dir, n.seq)))
+		}
+		j.old.Close()
+	}
 	j.old, j.f = j.f, n.f
 	j.from += j.end - n.end
 	j.seq, j.end, j.reserved = n.seq, n.end, n.reserved

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dm/internal/errs"
 	"dm/object"
 )
 
@@ -68,7 +69,9 @@ func (c *Copy) settle(refs []*ref) (missing *ref, err error) {
 			r.tree, r.links = r.dir.dir.tree, c.linkTable()
 			return r, nil
 		case r.entry != nil:
-			r.child = c.loadEntry(r.dir, r.entry)
+			if r.child, err = c.loadEntry(r.dir, r.entry); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return nil, nil
@@ -113,8 +116,11 @@ func (c *Copy) linkEntry(ctx context.Context, table object.ID, e object.Entry) (
 }
 
 // loadEntry puts a committed entry into the overlay as what it is: clean.
-func (c *Copy) loadEntry(dir *node, e *object.Entry) *node {
+func (c *Copy) loadEntry(dir *node, e *object.Entry) (*node, error) {
 	n := c.inodes[e.Ino]
+	if e.Ino >= c.nextIno || n != nil && (!n.linked || n.mode&object.ModeType != e.Type()) {
+		return nil, errs.New(errs.Damaged, "%q has inode number %d, which is not its own", e.Name, e.Ino)
+	}
 	if n == nil {
 		n = c.fromEntry(e)
 		c.add(n)
@@ -122,7 +128,7 @@ func (c *Copy) loadEntry(dir *node, e *object.Entry) *node {
 	n.addPlace(dir, e.Name)
 	dir.dir.load(e.Name, n)
 	n.logged = false // the next change may remove this name, and the journal must know then whose it was
-	return n
+	return n, nil
 }
 
 // Lookup finds a name in a directory and counts a kernel reference on what it finds.
@@ -305,40 +311,19 @@ func (c *Copy) Rmdir(ctx context.Context, dir NodeID, name string) error {
 	if !r.child.isDir() {
 		return c.end(syscall.ENOTDIR)
 	}
-	if empty, err := c.emptyDir(ctx, r.child); err != nil || !empty {
-		if err == nil {
-			err = syscall.ENOTEMPTY
-		}
-		return c.end(err)
+	if !r.child.dir.empty() {
+		return c.end(syscall.ENOTEMPTY)
 	}
 	c.removeName(r.dir, name, r.child)
 	c.stampDir(r.dir)
 	return c.end(nil, r.dir)
 }
 
+// errFound ends a walk.
 var errFound = errors.New("found")
 
-// emptyDir says whether a directory has no names. It reads the committed tree under mu up to the first name that is
-// still there: mostly the first.
-func (c *Copy) emptyDir(ctx context.Context, n *node) (bool, error) {
-	for _, m := range []map[string]*node{n.dir.loaded, n.changed()} {
-		for _, child := range m {
-			if child != nil {
-				return false, nil
-			}
-		}
-	}
-	err := object.WalkTree(ctx, c.cfg.Source, n.dir.tree, "", func(e *object.Entry) error {
-		if child, known := n.find(e.Name); !known || child != nil {
-			return errFound
-		}
-		return nil
-	})
-	if errors.Is(err, errFound) {
-		return false, nil
-	}
-	return err == nil, err
-}
+// empty says whether a directory has no names.
+func (d *directory) empty() bool { return d.subdirs == 0 && d.files == 0 }
 
 // Rename moves a name, with the flags of renameat2(2): RENAME_NOREPLACE and RENAME_EXCHANGE.
 func (c *Copy) Rename(ctx context.Context, dir NodeID, name string, toDir NodeID, toName string, flags uint32) error {
@@ -347,7 +332,7 @@ func (c *Copy) Rename(ctx context.Context, dir NodeID, name string, toDir NodeID
 	if err := c.resolve(ctx, true, false, from, to); err != nil {
 		return err
 	}
-	if err := c.mayRename(ctx, from, to, flags); err != nil {
+	if err := mayRename(from, to, flags); err != nil {
 		return c.end(err)
 	}
 	a, b := from.child, to.child
@@ -376,7 +361,7 @@ func (c *Copy) Rename(ctx context.Context, dir NodeID, name string, toDir NodeID
 	return c.end(nil, from.dir, to.dir, a)
 }
 
-func (c *Copy) mayRename(ctx context.Context, from, to *ref, flags uint32) error {
+func mayRename(from, to *ref, flags uint32) error {
 	a, b := from.child, to.child
 	exchange := flags&unix.RENAME_EXCHANGE != 0
 	switch {
@@ -394,12 +379,8 @@ func (c *Copy) mayRename(ctx context.Context, from, to *ref, flags uint32) error
 		return syscall.ENOTDIR
 	case !a.isDir() && b.isDir():
 		return syscall.EISDIR
-	case b.isDir():
-		empty, err := c.emptyDir(ctx, b)
-		if err == nil && !empty {
-			err = syscall.ENOTEMPTY
-		}
-		return err
+	case b.isDir() && !b.dir.empty():
+		return syscall.ENOTEMPTY
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/RoaringBitmap/roaring/v2"
 	"golang.org/x/sys/unix"
 
 	"dm/internal/durable"
@@ -132,12 +133,16 @@ func (c *Copy) head(clean bool) head {
 // compact writes the overlay to a new journal file and lets go of the old ones. Operations go on meanwhile: the dump
 // stands between their records, each node as it is at that moment.
 func (c *Copy) compact() error {
+	// Before mu, so that nobody who holds mu waits for a sync that is running.
+	c.journal.syncMu.Lock()
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
+		c.journal.syncMu.Unlock()
 		return nil
 	}
 	err := c.journal.next()
+	c.journal.syncMu.Unlock()
 	if err == nil {
 		for _, n := range c.nodes {
 			n.logged = false
@@ -180,10 +185,16 @@ func (c *Copy) dump() error {
 	if err := c.journal.sync(lsn, lsn); err != nil {
 		return err
 	}
+	if err := durable.SyncDir(filepath.Join(c.path, "journal")); err != nil {
+		return err
+	}
 	if err := c.writeHead(h); err != nil {
 		return err
 	}
 	c.journal.alone()
+	c.mu.Lock()
+	c.dumped = c.journal.end
+	c.mu.Unlock()
 	return removeJournals(c.path, h.Journal)
 }
 
@@ -201,7 +212,9 @@ func (c *Copy) dumpSlice(list []*node) error {
 			return err
 		}
 		c.journal.begin()
-		c.dumpNode(n)
+		if err := c.dumpNode(n); err != nil {
+			return err
+		}
 		if _, err := c.journal.commit(); err != nil {
 			return err
 		}
@@ -220,17 +233,23 @@ func (c *Copy) dumpRest(list []*node) error {
 	for _, n := range list {
 		if n.dir != nil && n.nlink > 0 && n.epoch == c.epoch {
 			c.journal.totals(n)
+			if err := c.journal.split(); err != nil {
+				return err
+			}
 		}
 	}
 	for _, d := range c.dead {
 		c.journal.gone(d.ino)
+		if err := c.journal.split(); err != nil {
+			return err
+		}
 	}
 	_, err := c.journal.commit()
 	return err
 }
 
 // dumpNode writes all there is to know about a node and its names.
-func (c *Copy) dumpNode(n *node) {
+func (c *Copy) dumpNode(n *node) error {
 	j := c.journal
 	for _, p := range n.places {
 		c.dumpPath(p.dir)
@@ -246,24 +265,42 @@ func (c *Copy) dumpNode(n *node) {
 		_, touched := p.dir.dir.touched[p.name]
 		j.bind(p.dir, p.name, n, touched)
 	}
+	var err error
 	if n.dir != nil {
 		for name, child := range n.dir.touched {
-			if child == nil {
+			if child == nil && err == nil {
 				j.bind(n, name, nil, true)
+				err = j.split()
 			}
 		}
 	}
-	if f := n.file; f != nil {
-		switch {
-		case f.partial:
-			j.blocks(n, blocksPartial, 0, 0)
-		case !f.unknown:
-			j.complete(n)
-		}
-		ranges(f.local, func(first, count uint64) { j.blocks(n, blocksLocal|blocksPartial, first, count) })
-		ranges(f.zeroed, func(first, count uint64) { j.blocks(n, f.flags(blocksZero), first, count) })
-		ranges(f.dirty, func(first, count uint64) { j.blocks(n, f.flags(blocksDirty), first, count) })
+	if err == nil && n.file != nil {
+		err = c.dumpBlocks(n)
 	}
+	return err
+}
+
+// dumpBlocks writes what is known of a file's bytes.
+func (c *Copy) dumpBlocks(n *node) (err error) {
+	f, j := n.file, c.journal
+	switch {
+	case f.partial:
+		j.blocks(n, blocksPartial, 0, 0)
+	case !f.unknown:
+		j.complete(n)
+	}
+	runs := func(set *roaring.Bitmap, flags byte) {
+		ranges(set, func(first, count uint64) {
+			if err == nil {
+				j.blocks(n, flags, first, count)
+				err = j.split()
+			}
+		})
+	}
+	runs(f.local, blocksLocal|blocksPartial)
+	runs(f.zeroed, f.flags(blocksZero))
+	runs(f.dirty, f.flags(blocksDirty))
+	return err
 }
 
 // dumpPath makes the directories above a node known, each in the place it has now.
@@ -315,7 +352,7 @@ func (c *Copy) background(ctx context.Context) {
 			c.log.Error("background work on a working copy", "copy", c.path, "err", err)
 		}
 		c.mu.RLock()
-		large := c.journal.end > compactAbove
+		large := c.journal.end > max(compactAbove, 2*c.dumped)
 		c.mu.RUnlock()
 		if large && c.commits.TryLock() {
 			if err := c.compact(); err != nil {

@@ -40,6 +40,7 @@ func (r *replayer) dir(ino uint64) (*node, error) {
 
 // frame applies the records of one operation.
 func (r *replayer) frame(body []byte) error {
+	r.c.journal.begin() // what the steps record goes nowhere
 	f := &fields{b: body}
 	for len(f.b) > 0 && f.err == nil {
 		kind := f.byte()
@@ -499,7 +500,9 @@ func (c *Copy) compareTree(ctx context.Context, dir *node, suspects map[uint64]b
 			if err != nil {
 				return err
 			}
-			child = c.loadEntry(dir, &full)
+			if child, err = c.loadEntry(dir, &full); err != nil {
+				return err
+			}
 		}
 		if child.isDir() {
 			err = c.compareTree(ctx, child, suspects)
