@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 )
 
@@ -170,7 +171,7 @@ func (k *dmKeeper) resetAndRead(ctx context.Context) (string, usage, error) {
 	}
 	pids := k.server.pids()
 	before := spent(pids)
-	c, _, err := k.run(ctx, "", "sh", "-c", "find "+k.dir+" -type f -print0 | xargs -0 cat | wc -c")
+	c, _, err := readAll(ctx, k.lab, k.dir)
 	if err != nil {
 		return "", u, err
 	}
@@ -186,4 +187,21 @@ func (k *dmKeeper) close(context.Context) error {
 		return err
 	}
 	return k.remove(k.root + "/dm")
+}
+
+// readAll reads every file of a tree and returns how many bytes there were.
+func readAll(ctx context.Context, l *lab, dir string) (usage, int64, error) {
+	// The slash has find look behind a symbolic link, which the path of a dot is.
+	u, out, err := l.run(ctx, "", "sh", "-c", "find "+dir+"/ -type f -print0 | xargs -0 cat | wc -c")
+	if err != nil {
+		return u, 0, err
+	}
+	var n int64
+	if _, err := fmt.Sscan(out, &n); err != nil {
+		return u, 0, fmt.Errorf("read what wc says: %w", err)
+	}
+	if n == 0 {
+		return u, 0, fmt.Errorf("no bytes were read of %s", dir)
+	}
+	return u, n, nil
 }

@@ -6,7 +6,7 @@ import "fmt"
 func stackTables(r *record) {
 	keepTable(r)
 	restoreTable(r)
-	liveTable(r)
+	volumeTable(r)
 	rowTable(r)
 }
 
@@ -21,7 +21,7 @@ func keepTable(r *record) {
 			})
 		}
 	}
-	r.table(fmt.Sprintf("Two versions of one stack's files (%s on disk), equal bytes for each: copies of two commits made while the databases ran. "+
+	r.table(fmt.Sprintf("Two versions of one stack's files (%s on disk), equal bytes for each: copies of two commits of the stopped databases. "+
 		"Between them are %d sysbench, %d pgbench transactions and %d Redis writes, which changed %s files and %s in pages of 4 KiB. "+
 		"dm's files are on its volume, the others' on the host's filesystem. CPU and memory of dm include the server's. "+
 		"Medians of %d interleaved repetitions, caches warm, each in a new store.",
@@ -41,16 +41,16 @@ func restoreTable(r *record) {
 	r.table("The second version out again, each file then compared with the original; the removal is not in the time.", []string{"way", "wall", "cpu", "peak memory", "wall / restic"}, rows)
 }
 
-func liveTable(r *record) {
+func volumeTable(r *record) {
 	var rows [][]string
 	for _, which := range []string{"first", "second"} {
-		k := "live/" + which
+		k := "volume/" + which
 		rows = append(rows, []string{
 			which, seconds(r.med(k + "/wall")), seconds(r.med(k + "/cpu")), megabytes(r.med(k + "/rss")), millis(r.med(k + "/pause_ms")),
 			megabytes(r.med(k + "/dirty")), megabytes(r.med(k + "/read")), megabytes(r.med(k + "/stored")),
 		})
 	}
-	r.table("The same commits as they were made, of the running databases on the volume (once).",
+	r.table("The same commits as they were made on the volume where the databases ran and had just been stopped (once).",
 		[]string{"commit", "wall", "cpu", "peak memory", "pause", "dirty", "read", "stored"}, rows)
 }
 
