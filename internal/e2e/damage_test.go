@@ -171,7 +171,7 @@ func (d *damage) running(what string) string {
 		d.t.Errorf("%s: dm fsck ended with %d: %s%s", what, fsck, out, stderr)
 	}
 	unread := 0
-	path, stderr, code := d.try("path", d.dot)
+	path, _, code := d.try("path", d.dot)
 	if code != 0 {
 		unread++
 	} else {
@@ -182,7 +182,7 @@ func (d *damage) running(what string) string {
 		d.t.Fatal(err)
 	}
 	defer os.Remove(dir)
-	if _, stderr, code = d.try("mount", d.dot+":"+d.rev, dir); code == 0 {
+	if _, stderr, code := d.try("mount", d.dot+":"+d.rev, dir); code == 0 {
 		unread += d.compare(what+" (the commit)", filepath.Join(dir, "sub"), d.committed)
 		d.dm("umount", dir)
 	} else {
