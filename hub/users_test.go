@@ -202,8 +202,10 @@ func TestServe(t *testing.T) {
 		up := make(chan ready, 1)
 		done := make(chan error, 1)
 		go func() {
-			done <- Serve(ctx, ServeConfig{Config: Config{Dir: dir, MinFree: 1}, Listen: "127.0.0.1:0",
-				Ready: func(a net.Addr, f string) { up <- ready{a, f} }})
+			done <- Serve(ctx, ServeConfig{
+				Config: Config{Dir: dir, MinFree: 1}, Listen: "127.0.0.1:0",
+				Ready: func(a net.Addr, f string) { up <- ready{a, f} },
+			})
 		}()
 		var r ready
 		select {

@@ -52,8 +52,10 @@ func Fetch(ctx context.Context, local Local, from Objects, tips, haves []object.
 		return Stats{}, nil, err
 	}
 	defer codec.Close()
-	f := &fetcher{local: local, from: from, haves: haves, opts: o, codec: codec, meter: meter{tell: o.Progress},
-		commits: map[object.ID]*fetched{}, ahead: map[object.ID]pack.Record{}, sizes: map[object.ID]uint64{}}
+	f := &fetcher{
+		local: local, from: from, haves: haves, opts: o, codec: codec, meter: meter{tell: o.Progress},
+		commits: map[object.ID]*fetched{}, ahead: map[object.ID]pack.Record{}, sizes: map[object.ID]uint64{},
+	}
 	if f.guard, err = local.Begin(ctx); err != nil {
 		return Stats{}, nil, err
 	}

@@ -46,8 +46,10 @@ func Send(ctx context.Context, local Local, to Objects, tips, haves []object.ID,
 		return Stats{}, err
 	}
 	defer codec.Close()
-	s := &sender{local: local, to: to, opts: o, codec: codec, meter: meter{tell: o.Progress},
-		commits: map[object.ID]*object.Commit{}, flying: map[object.ID]struct{}{}, room: make(chan struct{}, o.Parallel)}
+	s := &sender{
+		local: local, to: to, opts: o, codec: codec, meter: meter{tell: o.Progress},
+		commits: map[object.ID]*object.Commit{}, flying: map[object.ID]struct{}{}, room: make(chan struct{}, o.Parallel),
+	}
 	s.b = newBuilder(o.PackBytes)
 	s.group, ctx = errgroup.WithContext(ctx)
 	err = s.run(ctx, tips, haves)
@@ -275,11 +277,11 @@ func (s *sender) flush(ctx context.Context) error {
 	s.mu.Unlock()
 	p := b.seal()
 	s.group.Go(func() error {
-		defer func() { <-s.room }()
 		if err := s.to.Store(ctx, p); err != nil {
-			return fmt.Errorf("send pack %s: %w", p.Name.Short(), err)
+			return fmt.Errorf("send pack %s: %w", p.Name.Short(), err) // its room is kept: no other pack is begun
 		}
 		s.landed(b, p)
+		<-s.room
 		return nil
 	})
 	return nil

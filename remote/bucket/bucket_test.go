@@ -172,8 +172,10 @@ func TestNotARemote(t *testing.T) {
 }
 
 func FuzzIndex(f *testing.F) {
-	file := &file{packs: []object.ID{{1}}, locs: []loc{{id: object.ID{2}, kind: 4}, {id: object.ID{3}, kind: 1, enc: 2, base: 1}},
-		bases: []object.ID{{4}}, parents: map[object.ID][]object.ID{{2}: {{5}, {6}}}}
+	file := &file{
+		packs: []object.ID{{1}}, locs: []loc{{id: object.ID{2}, kind: 4}, {id: object.ID{3}, kind: 1, enc: 2, base: 1}},
+		bases: []object.ID{{4}}, parents: map[object.ID][]object.ID{{2}: {{5}, {6}}},
+	}
 	f.Add(file.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		got, err := decodeIndex(b)

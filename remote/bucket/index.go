@@ -163,8 +163,10 @@ func (r *Remote) indexOf(p *remote.Pack) (*file, error) {
 	f := &file{packs: []object.ID{p.Name}, parents: map[object.ID][]object.ID{}}
 	for i := range p.Records {
 		rec := &p.Records[i]
-		l := loc{id: rec.ID, off: uint32(rec.Off), payload: uint32(rec.PayloadLen), plain: uint32(rec.PlainLen),
-			kind: uint8(rec.Kind), enc: uint8(rec.Encoding), depth: uint8(min(rec.Depth, 255))}
+		l := loc{
+			id: rec.ID, off: uint32(rec.Off), payload: uint32(rec.PayloadLen), plain: uint32(rec.PlainLen),
+			kind: uint8(rec.Kind), enc: uint8(rec.Encoding), depth: uint8(min(rec.Depth, 255)),
+		}
 		if rec.Encoding.HasBase() {
 			f.bases = append(f.bases, rec.Base)
 			l.base = uint32(len(f.bases))

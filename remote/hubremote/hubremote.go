@@ -356,7 +356,8 @@ func (d *dot) Missing(ctx context.Context, ids []object.ID) ([]object.ID, error)
 	var missing []object.ID
 	for part := range slices.Chunk(ids, hubproto.MaxIDs) {
 		var got []object.ID
-		err := d.r.do(ctx, call{http.MethodPost, d.path + "missing", hubproto.ContentIDs, hubproto.EncodeIDs(part),
+		err := d.r.do(ctx, call{
+			http.MethodPost, d.path + "missing", hubproto.ContentIDs, hubproto.EncodeIDs(part),
 			func(body io.Reader) error {
 				b, err := io.ReadAll(io.LimitReader(body, hubproto.MaxIDs*object.IDSize+1))
 				if err != nil {
@@ -364,7 +365,8 @@ func (d *dot) Missing(ctx context.Context, ids []object.ID) ([]object.ID, error)
 				}
 				got, err = hubproto.DecodeIDs(b)
 				return err
-			}})
+			},
+		})
 		if err != nil {
 			return nil, err
 		}
