@@ -188,15 +188,25 @@ func (b *backing) detach() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("duplicate backing file: %w", err)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := os.Remove(b.name()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := b.discard(); err != nil {
 		unix.Close(dup)
 		return nil, err
 	}
-	b.close(h)
-	b.exists, b.synced = false, false
 	return os.NewFile(uintptr(dup), b.path), nil
+}
+
+// discard removes the file; the node goes on without one, and what it writes next is complete.
+func (b *backing) discard() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.exists {
+		if err := os.Remove(b.name()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	b.close(b.h)
+	b.exists, b.synced, b.part = false, false, false
+	return nil
 }
 
 // remove removes the file. It stays readable for those who have it open.

@@ -126,6 +126,9 @@ type writing struct {
 	end    uint64
 	grown  uint64 // the size before, if the write made the file longer
 	grew   bool
+
+	exclusive bool // the file's io is held alone
+	complete  bool // the file was not partial
 }
 
 // Write writes data at off and returns the number of bytes written. writeback marks pages that the kernel writes out of
@@ -169,13 +172,18 @@ func (c *Copy) beginWrite(ctx context.Context, id NodeID, off, end uint64, killP
 	if err != nil {
 		return nil, err
 	}
+	lock, unlock := f.io.RLock, f.io.RUnlock
+	if zero { // marks and bytes of two overlapping changes must not come in different orders
+		lock, unlock = f.io.Lock, f.io.Unlock
+	}
 	for {
-		f.io.RLock()
+		lock()
 		w, err := c.tryWrite(id, off, end, killPriv, zero)
 		if w != nil {
+			w.exclusive = zero
 			return w, err
 		}
-		f.io.RUnlock()
+		unlock()
 		if err != nil {
 			return nil, err
 		}
@@ -243,7 +251,11 @@ func (c *Copy) startWriting(n *node, first, end uint64) *writing {
 // done says that the bytes are where they belong.
 func (w *writing) done() {
 	w.flight.Done()
-	w.n.file.io.RUnlock()
+	if w.exclusive {
+		w.n.file.io.Unlock()
+	} else {
+		w.n.file.io.RUnlock()
+	}
 }
 
 // markWrite marks the bytes [off, end) as written or, if zero, as zeroed as far as whole blocks go.
@@ -316,6 +328,15 @@ func (f *content) markZero(first, end uint64) {
 	}
 	if f.partial {
 		addRange(&f.local, first, end)
+	}
+}
+
+// unmark says that the blocks [first, end) are as committed.
+func (f *content) unmark(first, end uint64) {
+	for _, set := range []*roaring.Bitmap{f.dirty, f.zeroed} {
+		if set != nil && first < end {
+			set.RemoveRange(first, end)
+		}
 	}
 }
 
@@ -406,13 +427,13 @@ func (c *Copy) truncate(ctx context.Context, id NodeID, size uint64) error {
 		return err
 	}
 	for {
-		f.io.RLock()
+		f.io.Lock()
 		w, edge, err := c.tryTruncate(id, size)
 		if w != nil {
 			defer w.done()
 			return c.applyTruncate(w, size)
 		}
-		f.io.RUnlock()
+		f.io.Unlock()
 		if err != nil || edge == 0 {
 			return err
 		}
@@ -440,11 +461,8 @@ func (c *Copy) tryTruncate(id NodeID, size uint64) (w *writing, edge uint64, err
 	old := n.size
 	w = c.startWriting(n, blockOf(edge), blocksUpTo(max(size, old)))
 	f.dropBlocks(blocksUpTo(edge))
+	w.exclusive, w.complete = true, !f.partial
 	if size == 0 && f.partial { // nothing of the committed content is left to wait for
-		if err := f.backing.promote(); err != nil {
-			w.flight.Done()
-			return nil, 0, c.end(err)
-		}
 		f.partial, f.local, f.limit = false, nil, 0
 	}
 	if !f.partial { // from now on a missing backing file means zeros, not the committed bytes
@@ -475,11 +493,14 @@ func (c *Copy) tryTruncate(id NodeID, size uint64) (w *writing, edge uint64, err
 // applyTruncate changes the backing file. What a commit still has to read of an emptied file is left to it whole.
 func (c *Copy) applyTruncate(w *writing, size uint64) error {
 	f := w.n.file
-	if size == 0 && w.frozen != nil {
+	switch {
+	case size == 0 && w.frozen != nil:
 		return w.frozen.takeFile()
+	case size == 0 && !w.complete:
+		return f.discard()
 	}
 	w.save()
-	return f.setSize(int64(size))
+	return f.setSize(int64(size), w.complete && size > 0)
 }
 
 func (f *content) flags(flags byte) byte {
@@ -489,9 +510,10 @@ func (f *content) flags(flags byte) byte {
 	return flags
 }
 
-// setSize gives the backing file, if there is one, the node's size.
-func (b *backing) setSize(size int64) error {
-	h, err := b.acquire(false)
+// setSize gives the backing file the node's size. Where there is none it is made if create is set: a complete file's size
+// must be on the host, where fsync makes it durable.
+func (b *backing) setSize(size int64, create bool) error {
+	h, err := b.acquire(create)
 	if err != nil || h == nil {
 		return err
 	}

@@ -224,13 +224,31 @@ func (c *Copy) syncAll(list []*node) error {
 	return nil
 }
 
+// finish makes the bytes and the size of a file durable before it is called complete. It has been synced just now, so
+// that this is about what came since.
+func (b *backing) finish(size int64) error {
+	if err := b.setSize(size, true); err != nil {
+		return err
+	}
+	return b.sync(true)
+}
+
 func (c *Copy) promoteOne(n *node) error {
 	f := n.file
-	f.io.Lock()
+	f.io.Lock() // neither bytes nor size change from here on
 	defer f.io.Unlock()
+	c.mu.RLock()
+	size, ready := int64(n.size), c.promotable(n)
+	c.mu.RUnlock()
+	if !ready {
+		return nil
+	}
+	if err := f.finish(size); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || !f.partial || !f.complete() || n.nlink == 0 || c.nodes[n.id] != n {
+	if !c.promotable(n) {
 		return nil
 	}
 	if err := c.journal.reserve(false); err != nil {
@@ -245,4 +263,9 @@ func (c *Copy) promoteOne(n *node) error {
 	_, err := c.journal.commit()
 	c.unref(n)
 	return err
+}
+
+// promotable says whether a partial file has everything. The caller holds mu.
+func (c *Copy) promotable(n *node) bool {
+	return !c.closed && n.file.partial && n.file.complete() && n.nlink > 0 && c.nodes[n.id] == n
 }

@@ -222,11 +222,14 @@ func (f *frozenFile) takeFile() error {
 	defer f.mu.Unlock()
 	b := &f.node.file.backing
 	if f.released.Load() || f.file != nil || f.failure != nil {
-		return b.setSize(0)
+		return b.discard()
 	}
 	file, err := b.detach()
 	if err != nil {
 		return err
+	}
+	if file == nil {
+		return b.discard()
 	}
 	if file != nil {
 		f.file = file

@@ -359,11 +359,20 @@ func (c *Copy) recover(ctx context.Context, h head) error {
 		if n.file == nil || n.file.unknown {
 			continue
 		}
-		// A truncation that was noted and not carried out.
+		// A truncation or a hole that was noted and not carried out.
 		if size, ok := n.file.fileSize(); ok && size > n.size {
-			if err := n.file.setSize(int64(n.size)); err != nil {
+			if err := n.file.setSize(int64(n.size), false); err != nil {
 				return err
 			}
+		}
+		var err error
+		ranges(n.file.zeroed, func(first, count uint64) {
+			if err == nil {
+				err = n.file.punch(first*BlockSize, (first+count)*BlockSize)
+			}
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -401,15 +410,29 @@ func (c *Copy) eachBacking(fn func(ino uint64, part bool, path string) error) er
 // local only if the host's filesystem has bytes for it: the journal is written before the bytes, so the last write may be
 // noted and not carried out, and after a power cut any that was not synced.
 func (c *Copy) checkParts() error {
-	return c.eachBacking(func(ino uint64, part bool, path string) error {
+	found := map[uint64]bool{}
+	err := c.eachBacking(func(ino uint64, part bool, path string) error {
 		if !part {
 			return nil
 		}
+		found[ino] = true
 		if n := c.inodes[ino]; n != nil && n.file != nil && n.file.partial {
 			return n.file.trustExtents(path)
 		}
 		return os.Remove(path)
 	})
+	if err != nil {
+		return err
+	}
+	for ino, n := range c.inodes { // the name of a file that was made last may be lost
+		if f := n.file; f != nil && f.partial && !found[ino] {
+			f.local, f.dirty, f.exists = nil, nil, false
+			if f.zeroed != nil {
+				f.local = f.zeroed.Clone()
+			}
+		}
+	}
+	return nil
 }
 
 // recoverPowerLoss finds out what the machine's crash left of files and journal, which were synced independently.
@@ -421,6 +444,7 @@ func (c *Copy) recoverPowerLoss(ctx context.Context) error {
 	err := c.eachBacking(func(ino uint64, part bool, path string) error {
 		if !part {
 			suspects[ino] = true
+			c.nextIno = max(c.nextIno, ino+1) // the journal may have lost it
 		}
 		return nil
 	})
@@ -435,10 +459,17 @@ func (c *Copy) recoverPowerLoss(ctx context.Context) error {
 			}
 		}
 	}
-	if c.commit == nil {
-		return nil
+	if c.commit != nil {
+		if err := c.compareTree(ctx, c.root, suspects); err != nil {
+			return err
+		}
 	}
-	return c.compareTree(ctx, c.root, suspects)
+	for ino := range suspects { // in no tree: the journal lost the inode with its name
+		if err := os.Remove(c.dataPath(c.gen, ino)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // trustExtents takes as local only those blocks for which the filesystem has bytes, or which are noted as zero.
@@ -477,7 +508,8 @@ func (f *content) trustExtents(path string) error {
 	return nil
 }
 
-// compareTree compares the committed files below a directory that have a complete backing file.
+// compareTree compares those files below a directory that are as committed, as far as the journal knows, and have a
+// complete backing file. It takes them off suspects.
 func (c *Copy) compareTree(ctx context.Context, dir *node, suspects map[uint64]bool) error {
 	var found []*object.Entry
 	err := object.WalkTree(ctx, c.cfg.Source, dir.dir.tree, "", func(e *object.Entry) error {
@@ -491,28 +523,31 @@ func (c *Copy) compareTree(ctx context.Context, dir *node, suspects map[uint64]b
 		return err
 	}
 	for _, e := range found {
-		child, known := dir.find(e.Name)
-		if known && (child == nil || child.ino != e.Ino) {
-			continue // replaced since
+		if _, changed := dir.find(e.Name); changed {
+			continue // below, if it is a directory
 		}
-		if !known {
-			full, err := c.linkEntry(ctx, c.linkTable(), *e)
-			if err != nil {
-				return err
-			}
-			if child, err = c.loadEntry(dir, &full); err != nil {
-				return err
-			}
-		}
-		if child.isDir() {
-			err = c.compareTree(ctx, child, suspects)
-		} else {
-			err = c.compare(ctx, child)
-		}
+		full, err := c.linkEntry(ctx, c.linkTable(), *e)
 		if err != nil {
 			return err
 		}
-		c.unref(child)
+		if _, err := c.loadEntry(dir, &full); err != nil {
+			return err
+		}
+	}
+	for _, names := range []map[string]*node{dir.dir.loaded, dir.changed()} {
+		for _, child := range names {
+			switch {
+			case child == nil:
+			case child.isDir():
+				err = c.compareTree(ctx, child, suspects)
+			case suspects[child.ino]:
+				delete(suspects, child.ino)
+				err = c.compare(ctx, child)
+			}
+			if err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -544,8 +579,12 @@ func (c *Copy) compare(ctx context.Context, n *node) error {
 			return nil
 		}
 		same, err := n.file.holds(off, s)
-		if err != nil || same {
+		if err != nil {
 			return err
+		}
+		if same { // as committed again, whatever the journal says
+			n.file.unmark(blocksUpTo(off), blockOf(min(off+s.Size, size)))
+			return nil
 		}
 		c.mark(n)
 		n.file.markDirty(blockOf(off), blocksUpTo(min(off+s.Size, size)))

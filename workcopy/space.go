@@ -104,14 +104,19 @@ func (c *Copy) zero(ctx context.Context, id NodeID, start, end uint64) error {
 	}
 	defer w.done()
 	w.save()
-	h, err := w.n.file.acquire(false)
+	return w.n.file.punch(start, end)
+}
+
+// punch makes the bytes [start, end) of the backing file, if there is one, a hole.
+func (b *backing) punch(start, end uint64) error {
+	h, err := b.acquire(false)
 	if err != nil || h == nil {
 		return err
 	}
-	defer w.n.file.release(h)
+	defer b.release(h)
 	err = unix.Fallocate(h.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(start), int64(end-start))
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		return w.n.file.writeZeros(start, end)
+		return b.writeZeros(start, end)
 	}
 	return err
 }
