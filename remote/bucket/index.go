@@ -211,13 +211,6 @@ func (t *table) find(id object.ID) (loc, bool) {
 	return t.locs[i], true
 }
 
-func (t *table) baseOf(l *loc) object.ID {
-	if l.base == 0 {
-		return object.ID{}
-	}
-	return t.bases[l.base-1]
-}
-
 // read is an index file with its name.
 type read struct {
 	name object.ID

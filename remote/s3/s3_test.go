@@ -1,24 +1,11 @@
 package s3_test
 
 import (
-	"context"
 	"testing"
 
 	"dm/internal/errs"
-	"dm/remote"
 	"dm/remote/s3"
-	"dm/store"
 )
-
-func openStore(t testing.TB) remote.Local {
-	t.Helper()
-	s, err := store.Open(context.Background(), t.TempDir(), store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return remote.FromStore(s)
-}
 
 func TestParse(t *testing.T) {
 	for _, c := range []struct {

@@ -20,6 +20,7 @@ import (
 	"dm/remote/bucket"
 	"dm/remote/remotetest"
 	"dm/remote/s3"
+	"dm/store"
 )
 
 // The tests of this file need real servers, whose programs are in the directory DM_S3_SERVERS: versitygw and minio, as
@@ -107,6 +108,16 @@ func openRemote(t testing.TB, config s3.Config) remote.Remote {
 	}
 	t.Cleanup(func() { r.Close() })
 	return r
+}
+
+func openStore(t testing.TB) remote.Local {
+	t.Helper()
+	s, err := store.Open(context.Background(), t.TempDir(), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return remote.FromStore(s)
 }
 
 func freeAddress(t *testing.T) string {
