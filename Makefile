@@ -49,7 +49,7 @@ bench: build
 	go run ./internal/bench -dm bin/dm $(BENCHFLAGS)
 
 soak: deps
-	DM_ROUNDS=200 go test $(TESTFLAGS) -count=1 -timeout 180m ./...
+	DM_ROUNDS=200 DM_COMMITS=1000 go test $(TESTFLAGS) -count=1 -timeout 180m ./...
 
 install: build
 	install -D -m 0755 bin/dm $(DESTDIR)$(PREFIX)/bin/dm
