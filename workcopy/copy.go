@@ -58,6 +58,16 @@ type Copy struct {
 	stop    context.CancelFunc
 }
 
+// unsettled is the lsn of a corpse whose frame is not written yet.
+const unsettled = -1
+
+// settleDead gives the corpses of the last operation the lsn behind it. The caller holds mu.
+func (c *Copy) settleDead() {
+	for i := len(c.dead) - 1; i >= 0 && c.dead[i].lsn == unsettled; i-- {
+		c.dead[i].lsn = c.journal.lsn()
+	}
+}
+
 // corpse is a backing file that can go once the journal is synced up to lsn.
 type corpse struct {
 	ino  uint64
@@ -172,6 +182,7 @@ func (c *Copy) end(err error, essential ...*node) error {
 	for _, n := range essential {
 		n.lsn = lsn
 	}
+	c.settleDead()
 	return err
 }
 
@@ -345,7 +356,7 @@ func (c *Copy) bury(n *node) {
 			n.file.forget()
 			return
 		}
-		c.dead = append(c.dead, corpse{n.ino, &n.file.backing, c.journal.lsn()})
+		c.dead = append(c.dead, corpse{n.ino, &n.file.backing, unsettled})
 		if n.size >= hurryAbove {
 			c.hurry()
 		}
@@ -376,6 +387,7 @@ func (c *Copy) Forget(id NodeID, n uint64) {
 	}
 	node.refs -= min(n, node.refs)
 	c.unref(node)
+	c.settleDead()
 }
 
 // StatFS describes the filesystem under the working copy.

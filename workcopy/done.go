@@ -138,20 +138,23 @@ func readCommit(ctx context.Context, src object.Source, id object.ID) (*object.C
 // it speaks of are still in memory.
 func (s *Snapshot) finish(commit *object.Commit) error {
 	c := s.c
-	if err := c.begin(true); err != nil {
-		return err
-	}
-	c.id, c.commit = s.prepared, commit
-	c.journal.id(recordDone, s.prepared)
-	if err := c.end(nil); err != nil {
-		return err
+	err := c.begin(true)
+	if err != nil { // the branch has moved: memory follows, and nothing that the journal could misunderstand comes after
+		c.mu.Lock()
+		c.readonly = true
+		c.id, c.commit = s.prepared, commit
+		c.mu.Unlock()
+	} else {
+		c.id, c.commit = s.prepared, commit
+		c.journal.id(recordDone, s.prepared)
+		err = c.end(nil)
 	}
 	s.each(func(n *node) { c.settleNode(s, n) })
 	c.mu.Lock()
 	c.snap = nil
 	c.mu.Unlock()
 	s.each(c.unref)
-	return nil
+	return err
 }
 
 // settleNode gives a node its new committed state. The caller holds mu.

@@ -42,6 +42,8 @@ const (
 	recordReset    = 12
 	recordDone     = 13
 	recordTotals   = 14
+	recordSwitch   = 15
+	recordAfter    = 16
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -208,10 +210,16 @@ func (j *journal) next() error {
 		}
 		j.old.Close()
 	}
+	end := j.end
 	j.old, j.f = j.f, n.f
 	j.from += j.end - n.end
 	j.seq, j.end, j.reserved = n.seq, n.end, n.reserved
-	return nil
+	// Both files are synced on their own: this one does not count where the one before it has lost its end.
+	j.begin()
+	j.buf = append(j.buf, recordAfter)
+	j.uint(uint64(end))
+	_, err = j.commit()
+	return err
 }
 
 // alone says that the file holds everything and the one before it is not needed any more.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -392,7 +393,7 @@ func (c *Copy) reap() error {
 	var now []corpse
 	kept := c.dead[:0]
 	for _, d := range c.dead {
-		if d.lsn <= synced {
+		if d.lsn != unsettled && d.lsn <= synced {
 			now = append(now, d)
 		} else {
 			kept = append(kept, d)
@@ -525,12 +526,28 @@ func (c *Copy) replay(ctx context.Context, h head, branch object.ID) (last uint6
 	}
 	// Replaying goes through the same steps as the operations did; a journal that writes to nowhere takes their records.
 	c.journal = &journal{}
-	r := &replayer{c: c, ctx: ctx}
+	r := &replayer{c: c, ctx: ctx, before: math.MaxInt64}
 	for _, seq := range list {
-		_, err := readJournal(journalPath(c.path, seq), r.frame)
+		end, err := readJournal(journalPath(c.path, seq), r.frame)
+		if errors.Is(err, errGap) {
+			break // the machine lost the end of the file before: what came after it never counted
+		}
 		if err != nil && !(errors.Is(err, io.ErrUnexpectedEOF) && seq == list[len(list)-1]) {
+			return 0, err
+		}
+		r.before = end
+		if err := syncFile(journalPath(c.path, seq)); err != nil { // what comes now is written behind it
 			return 0, err
 		}
 	}
 	return list[len(list)-1], r.end(branch)
+}
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
 }

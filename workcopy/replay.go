@@ -26,7 +26,11 @@ type replayer struct {
 	prepared object.ID
 	reset    object.ID
 	gone     []uint64
+	before   int64 // where the journal file before this one ended
 }
+
+// errGap says that the end of a journal file is lost and the next one was written behind it.
+var errGap = errors.New("gap in the journal")
 
 func (r *replayer) node(ino uint64) *node { return r.c.inodes[ino] }
 
@@ -86,6 +90,13 @@ func (r *replayer) record(kind byte, f *fields) error {
 		}
 	case recordReset:
 		r.reset = f.id()
+	case recordSwitch:
+		r.reset, r.gone = object.ID{}, nil
+		return r.c.replayReset(r.ctx, f.id())
+	case recordAfter:
+		if end := f.uint(); end > uint64(r.before) {
+			return errGap
+		}
 	case recordNextIno:
 		r.c.nextIno = max(r.c.nextIno, f.uint())
 	default:

@@ -35,17 +35,26 @@ func (c *Copy) Reset(ctx context.Context, id object.ID, commit *object.Commit, m
 	if err := c.journal.sync(lsn, lsn); err != nil {
 		return err
 	}
-	if err := move(); err != nil {
-		return err
-	}
 	kept, top, err := c.keptDirs(ctx, commit)
 	if err != nil {
 		return err
 	}
-	c.mu.Lock()
+	// What a reset that was cut short has left there must not be taken for bytes of this one.
+	if err := os.RemoveAll(filepath.Join(c.path, "data", fmt.Sprint(c.gen+1))); err != nil {
+		return err
+	}
+	if err := move(); err != nil {
+		return err
+	}
+	if err := c.begin(true); err != nil {
+		return err
+	}
 	stale := c.replaceAll(id, commit, kept, top)
+	c.journal.id(recordSwitch, id) // records behind it speak of the new generation
 	k := c.kernel
-	c.mu.Unlock()
+	if err := c.end(nil); err != nil {
+		return err
+	}
 	if err := c.compact(); err != nil {
 		return err
 	}
