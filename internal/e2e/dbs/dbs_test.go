@@ -104,6 +104,19 @@ func descendants(t *testing.T) []int {
 	return list
 }
 
+// rounds waits until client 0, which goes from database to database, has gone round so many times more.
+func rounds(t *testing.T, load *Load, n int64) {
+	t.Helper()
+	want := load.Now().Acked[0][0] + n
+	for range 1200 {
+		if load.Now().Acked[0][0] >= want {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatalf("the load has not come to %d in a minute", want)
+}
+
 func cp(t *testing.T, from, to string) {
 	t.Helper()
 	if out, err := exec.Command("cp", "-a", "--sparse=always", from, to).CombinedOutput(); err != nil {
@@ -121,7 +134,7 @@ func TestVerifyOnTheHost(t *testing.T) {
 	}
 	var copies []saved
 	for i := range 2 {
-		time.Sleep(300 * time.Millisecond)
+		rounds(t, load, 4)
 		s := saved{dir: filepath.Join(open(t), fmt.Sprint(i)), before: load.Now()}
 		stopped(t, func() { cp(t, root, s.dir) })
 		s.after = load.Now()
