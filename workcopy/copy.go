@@ -32,8 +32,6 @@ type Copy struct {
 	nextIno    uint64
 	id         object.ID      // the commit it is based on
 	commit     *object.Commit // nil: none yet
-	linkSize   uint64         // bytes of all hard-linked files
-	linked     uint64         // their number
 	epoch      uint64
 	dirty      map[*node]struct{} // changed in this epoch
 	flight     *sync.WaitGroup    // writes of this epoch on their way to their backing files

@@ -219,8 +219,8 @@ func (c *Copy) Changes(ctx context.Context, fn func(Change) error) error {
 	c.mu.RLock()
 	links := c.linkTable()
 	c.mu.RUnlock()
-	w := &changeWalk{c: c, ctx: ctx, links: links, gone: map[uint64]int{}, born: map[uint64]int{}}
-	if err := w.dir("", c.root); err != nil {
+	w := &changeWalk{c: c, ctx: ctx, links: links, gone: map[uint64][]int{}, born: map[uint64]int{}}
+	if err := w.dir("", c.root, -1); err != nil {
 		return err
 	}
 	for _, ch := range w.renamed() {
@@ -235,9 +235,17 @@ type changeWalk struct {
 	c     *Copy
 	ctx   context.Context
 	links object.ID
-	list  []Change
-	gone  map[uint64]int // inode number to index in list
+	list  []walked
+	gone  map[uint64][]int // inode number to indices in list
 	born  map[uint64]int
+}
+
+// walked is a change, and where in the walk it was found; -1 stands for nowhere.
+type walked struct {
+	Change
+	ino  uint64
+	born int // index of the nearest directory around it that is new at its path
+	gone int // index of the directory that is gone, below which this is gone too
 }
 
 type namedNode struct {
@@ -248,8 +256,8 @@ type namedNode struct {
 	dirt uint64
 }
 
-// dir compares the changed names of a directory with its tree.
-func (w *changeWalk) dir(path string, n *node) error {
+// dir compares the changed names of a directory with its tree. born is the index of the nearest new directory, or -1.
+func (w *changeWalk) dir(path string, n *node, born int) error {
 	c := w.c
 	c.mu.RLock()
 	tree := n.dir.tree
@@ -271,17 +279,17 @@ func (w *changeWalk) dir(path string, n *node) error {
 		if err != nil {
 			return err
 		}
-		if err := w.name(path+nn.name, nn, old, had); err != nil {
+		if err := w.name(path+nn.name, nn, old, had, born); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *changeWalk) name(path string, nn *namedNode, old object.Entry, had bool) error {
+func (w *changeWalk) name(path string, nn *namedNode, old object.Entry, had bool, born int) error {
 	child := nn.n
 	if had && (child == nil || child.ino != old.Ino) {
-		if err := w.removed(path, old); err != nil {
+		if err := w.removed(path, old, born, -1); err != nil {
 			return err
 		}
 	}
@@ -290,19 +298,22 @@ func (w *changeWalk) name(path string, nn *namedNode, old object.Entry, had bool
 		return nil
 	case had && child.ino == old.Ino:
 		if !nn.same {
-			w.list = append(w.list, Change{Path: path, Kind: 'M', Dir: nn.node.isDir(), Bytes: nn.dirt})
+			ch := Change{Path: path, Kind: 'M', Dir: nn.node.isDir(), Bytes: nn.dirt}
+			w.list = append(w.list, walked{Change: ch, ino: old.Ino, born: born, gone: -1})
 		}
 		if nn.node.isDir() {
-			return w.dir(path+"/", child)
+			return w.dir(path+"/", child, born)
 		}
 		return nil
 	}
-	w.born[nn.node.ino] = len(w.list)
-	w.list = append(w.list, Change{Path: path, Kind: '+', Dir: nn.node.isDir(), Bytes: nn.node.bytesOf()})
+	i := len(w.list)
+	w.born[nn.node.ino] = i
+	ch := Change{Path: path, Kind: '+', Dir: nn.node.isDir(), Bytes: nn.node.bytesOf()}
+	w.list = append(w.list, walked{Change: ch, ino: nn.node.ino, born: born, gone: -1})
 	if !nn.node.isDir() {
 		return nil
 	}
-	return w.dir(path+"/", child)
+	return w.dir(path+"/", child, i)
 }
 
 func (n *node) bytesOf() uint64 {
@@ -313,46 +324,76 @@ func (n *node) bytesOf() uint64 {
 }
 
 // removed lists a committed entry that is gone, with everything below it.
-func (w *changeWalk) removed(path string, e object.Entry) error {
+func (w *changeWalk) removed(path string, e object.Entry, born, gone int) error {
 	full, err := w.c.linkEntry(w.ctx, w.links, e)
 	if err != nil {
 		return err
 	}
-	w.gone[e.Ino] = len(w.list)
-	w.list = append(w.list, Change{Path: path, Kind: '-', Dir: e.IsDir(), Bytes: full.Content.Size})
+	i := len(w.list)
+	w.gone[e.Ino] = append(w.gone[e.Ino], i)
+	ch := Change{Path: path, Kind: '-', Dir: e.IsDir(), Bytes: full.Content.Size}
+	w.list = append(w.list, walked{Change: ch, ino: e.Ino, born: born, gone: gone})
 	if !e.IsDir() {
 		return nil
 	}
 	return object.WalkTree(w.ctx, w.c.cfg.Source, e.Tree, "", func(child *object.Entry) error {
-		return w.removed(path+"/"+child.Name, *child)
+		return w.removed(path+"/"+child.Name, *child, born, i)
 	})
 }
 
 // renamed joins what is gone here and new there, by inode number, and sorts by path.
 func (w *changeWalk) renamed() []Change {
 	drop := map[int]bool{}
-	var moved []string
+	for i := range w.list {
+		// What is gone below a directory that moved has moved with it, or was found gone when its new place was walked.
+		for j := w.list[i].gone; j >= 0 && !drop[i]; j = w.list[j].gone {
+			_, moved := w.movedTo(j)
+			drop[i] = moved
+		}
+	}
+	from := map[int]int{} // what is new, to what is gone
 	for ino, i := range w.born {
-		j, ok := w.gone[ino]
-		if !ok || w.list[i].Dir != w.list[j].Dir {
-			continue
+		for _, j := range w.gone[ino] {
+			if _, taken := from[i]; !taken && !drop[j] && w.list[i].Dir == w.list[j].Dir {
+				from[i] = j
+			}
 		}
-		w.list[i].Kind, w.list[i].OldPath = 'R', w.list[j].Path
+	}
+	for i, j := range from {
+		w.list[i].Kind = 'R'
+		w.list[i].OldPath = w.committedPath(j, from)
 		drop[j] = true
-		if w.list[i].Dir {
-			moved = append(moved, w.list[j].Path+"/")
-		}
 	}
 	out := make([]Change, 0, len(w.list))
 	for i, ch := range w.list {
-		below := false // of a directory that was moved as a whole
-		for _, prefix := range moved {
-			below = below || ch.Kind == '-' && len(ch.Path) > len(prefix) && ch.Path[:len(prefix)] == prefix
+		if drop[i] {
+			continue
 		}
-		if !drop[i] && !below {
-			out = append(out, ch)
+		if ch.Kind == '-' {
+			ch.Path = w.committedPath(i, from)
 		}
+		out = append(out, ch.Change)
 	}
 	sort.SliceStable(out, func(i, j int) bool { return out[i].Path < out[j].Path })
 	return out
+}
+
+// movedTo returns what is new and has the inode of the directory that is gone at index j.
+func (w *changeWalk) movedTo(j int) (int, bool) {
+	i, ok := w.born[w.list[j].ino]
+	return i, ok && w.list[i].Dir && w.list[j].Dir
+}
+
+// committedPath is the path that what is gone at index j has in the commit: it was found where its directory is now.
+func (w *changeWalk) committedPath(j int, from map[int]int) string {
+	p := w.list[j].Path
+	in := w.list[j].born
+	if in < 0 {
+		return p
+	}
+	k, ok := from[in]
+	if !ok {
+		return p
+	}
+	return w.committedPath(k, from) + p[len(w.list[in].Path):]
 }
