@@ -367,9 +367,10 @@ func (c *Copy) recover(ctx context.Context, h head) error {
 		return c.recoverPowerLoss(ctx)
 	}
 	for _, n := range c.nodes {
-		if n.file == nil || n.file.unknown {
+		if n.file == nil || n.stray {
 			continue
 		}
+		c.look(n)
 		// A truncation or a hole that was noted and not carried out.
 		if size, ok := n.file.fileSize(); ok && size > n.size {
 			if err := n.file.setSize(int64(n.size), false); err != nil {
