@@ -3,9 +3,12 @@
 package remotetest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,7 +24,7 @@ type Setup struct {
 	Open func(t testing.TB) remote.Remote
 	// Local makes a new empty local store.
 	Local func(t testing.TB) remote.Local
-	// Rounds is how often two writers race; 0: 200.
+	// Rounds is how often two writers race, unless DM_ROUNDS says; 0: 40.
 	Rounds int
 }
 
@@ -273,37 +276,30 @@ func dots(t *testing.T, s Setup) {
 	Verify(t, other, a)
 }
 
-// race lets two machines move one branch from where both saw it. Exactly one wins each round, and the loser is told.
+// race lets two machines push onto one branch from where both saw it. Exactly one wins each round, the loser is told, takes
+// the winner's commit over and goes on. In the end the branch has all winners, in order and whole.
 func race(t *testing.T, s Setup) {
 	ctx := context.Background()
-	rounds := s.Rounds
-	if rounds == 0 {
-		rounds = 200
-	}
-	local := s.Local(t)
-	w := NewWorld(t, local, 6)
-	w.Write("db/one", 1)
-	base := w.Commit("base")
-	_, d := open(t, s)
-	send(t, local, d, base)
-	must(t, d.Move(ctx, "heads/master", object.ID{}, base))
-	var machines [2]remote.Dot
-	var tips [2][]object.ID
+	const ref = "heads/master"
+	var machines [2]*machine
 	for i := range machines {
-		_, machines[i] = open(t, s)
-		side := NewWorld(t, local, uint64(10+i))
-		side.Write("db/one", 1)
-		for k := range rounds {
-			tips[i] = append(tips[i], side.Commit(fmt.Sprintf("writer %d round %d", i, k)))
-		}
-		send(t, local, machines[i], side.Tip)
+		machines[i] = newMachine(t, s, uint64(10+i))
 	}
-	cur := base
-	for k := range rounds {
+	base := machines[0].world.Commit("base")
+	_, err := remote.PushRef(ctx, machines[0].local, machines[0].dot, remote.Push{Ref: ref, Tip: base})
+	must(t, err)
+	winners := []object.ID{base}
+	machines[1].pull(ref, base)
+	for k := range rounds(t, s) {
+		cur := winners[len(winners)-1]
 		var results [2]error
+		var tips [2]object.ID
 		var wg sync.WaitGroup
-		for i := range machines {
-			wg.Go(func() { results[i] = machines[i].Move(ctx, "heads/master", cur, tips[i][k]) })
+		for i, m := range machines {
+			m.world.Tip = cur
+			m.world.Touch("db/one", 0)
+			tips[i] = m.world.Commit(fmt.Sprintf("machine %d round %d", i, k))
+			wg.Go(func() { _, results[i] = remote.PushRef(ctx, m.local, m.dot, remote.Push{Ref: ref, Tip: tips[i]}) })
 		}
 		wg.Wait()
 		winner := 0
@@ -314,13 +310,59 @@ func race(t *testing.T, s Setup) {
 		default:
 			t.Fatalf("round %d: %v and %v", k, results[0], results[1])
 		}
-		cur = tips[winner][k]
-		refs, err := d.Refs(ctx)
+		winners = append(winners, tips[winner])
+		machines[1-winner].pull(ref, tips[winner])
+	}
+	other := newMachine(t, s, 12)
+	other.pull(ref, winners[len(winners)-1])
+	Verify(t, other.local, winners[len(winners)-1])
+	for i := len(winners) - 1; i > 0; i-- {
+		b, err := other.local.Get(ctx, object.KindCommit, winners[i])
 		must(t, err)
-		if refs["heads/master"] != cur {
-			t.Fatalf("round %d: the winner moved the branch to %s, and it is at %s", k, cur.Short(), refs["heads/master"].Short())
+		c, err := object.DecodeCommit(b)
+		must(t, err)
+		if len(c.Parents) != 1 || c.Parents[0] != winners[i-1] {
+			t.Fatalf("the winner of round %d is lost: the next one stands on %v", i-1, c.Parents)
 		}
 	}
+}
+
+// machine is a local store with a world, and a view of the remote of its own.
+type machine struct {
+	t     *testing.T
+	local remote.Local
+	dot   remote.Dot
+	world *World
+}
+
+func newMachine(t *testing.T, s Setup, seed uint64) *machine {
+	local := s.Local(t)
+	_, d := open(t, s)
+	w := NewWorld(t, local, seed)
+	w.Write("db/one", 1)
+	return &machine{t, local, d, w}
+}
+
+// pull fetches a ref, which must be at want.
+func (m *machine) pull(ref string, want object.ID) {
+	m.t.Helper()
+	res, release, err := remote.PullRef(context.Background(), m.local, m.dot, remote.Pull{Ref: ref})
+	must(m.t, err)
+	release()
+	if res.Tip != want {
+		m.t.Fatalf("%s is at %s, the winner is %s", ref, res.Tip.Short(), want.Short())
+	}
+}
+
+// rounds returns how often to repeat: what the environment says, for a long campaign, or what the remote's test says.
+func rounds(t testing.TB, s Setup) int {
+	t.Helper()
+	if v := os.Getenv("DM_ROUNDS"); v != "" {
+		n, err := strconv.Atoi(v)
+		must(t, err)
+		return n
+	}
+	return cmp.Or(s.Rounds, 40)
 }
 
 var errCut = errors.New("the connection is cut")

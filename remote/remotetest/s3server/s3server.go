@@ -1,0 +1,127 @@
+// Package s3server starts real S3 servers for tests, on a port of the loopback of their own, with their data in a temporary
+// directory, and ends them by their process id. The programs are tools of this module (tools/versitygw.mod, tools/minio.mod), which
+// the go command builds when they are first used and keeps in its build cache.
+//
+// The environment variable DM_S3_SERVERS lists the servers that tests run against. Default is versitygw alone: it takes
+// 110 s to build on two idle cores, MinIO 250 s, and both keep the same promises. make soak uses both.
+package s3server
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What every server is started with.
+const (
+	AccessKey = "dmtestkey"
+	SecretKey = "dmtestsecretkey"
+	Region    = "us-east-1"
+)
+
+// Names lists the servers to test against.
+func Names() []string {
+	if s := strings.Fields(os.Getenv("DM_S3_SERVERS")); len(s) > 0 {
+		return s
+	}
+	return []string{"versitygw"}
+}
+
+// Start starts the server of that name, which runs until the test ends, and returns its HOST:PORT. It has no buckets yet.
+func Start(t testing.TB, name string) (addr string) {
+	t.Helper()
+	program := build(t, name)
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	if err := os.Mkdir(data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	addr = freeAddress(t)
+	var cmd *exec.Cmd
+	switch name {
+	case "versitygw":
+		cmd = exec.Command(program, "--port", addr, "--quiet", "posix", data)
+		cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+AccessKey, "ROOT_SECRET_KEY="+SecretKey)
+	case "minio":
+		cmd = exec.Command(program, "server", "--quiet", "--address", addr, data)
+		cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+AccessKey, "MINIO_ROOT_PASSWORD="+SecretKey, "HOME="+dir)
+	default:
+		t.Fatalf("DM_S3_SERVERS has %q; known are versitygw and minio", name)
+	}
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		if t.Failed() {
+			b, _ := os.ReadFile(log.Name())
+			t.Logf("%s said:\n%.4000s", name, b)
+		}
+		log.Close()
+	})
+	await(t, addr)
+	return addr
+}
+
+// build returns the server's program.
+func build(t testing.TB, name string) string {
+	t.Helper()
+	_, here, _, _ := runtime.Caller(0)
+	root := filepath.Join(filepath.Dir(here), "../../..")
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "tool", "-modfile="+filepath.Join("tools", name+".mod"), "-n", name)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("build %s: %v\n%s", name, err, stderr.Bytes())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// await waits until the server answers requests, with whatever status but that it is starting.
+func await(t testing.TB, addr string) {
+	t.Helper()
+	client := http.Client{Timeout: 2 * time.Second}
+	var last string
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		resp, err := client.Get(fmt.Sprintf("http://%s/", addr))
+		if err != nil {
+			last = err.Error()
+			continue
+		}
+		resp.Body.Close()
+		if last = resp.Status; resp.StatusCode < 500 {
+			return
+		}
+	}
+	t.Fatalf("the server at %s does not come up: %s", addr, last)
+}
