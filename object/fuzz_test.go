@@ -194,8 +194,8 @@ func TestListThatLies(t *testing.T) {
 	}
 }
 
-// TestTreeThatLies: a tree behind a branch must have the branch's last name and totals, or a name could be looked for
-// in the wrong place.
+// TestTreeThatLies: a tree behind a branch must have the branch's last name and totals, and no name of the branch before
+// it, or a name could be looked for in the wrong place or be there twice.
 func TestTreeThatLies(t *testing.T) {
 	ctx := context.Background()
 	m := newMemory()
@@ -210,12 +210,16 @@ func TestTreeThatLies(t *testing.T) {
 		}
 		return Branch{Last: names[len(names)-1], ID: id, Totals: tree.Totals()}
 	}
-	walk := func(branches ...Branch) error {
-		id, err := m.Put(ctx, KindTree, (&Tree{Level: 2, Branches: branches}).Encode())
+	node := func(level uint8, branches ...Branch) Branch {
+		tree := &Tree{Level: level, Branches: branches}
+		id, err := m.Put(ctx, KindTree, tree.Encode())
 		if err != nil {
 			t.Fatal(err)
 		}
-		return WalkTree(ctx, m, id, "", func(*Entry) error { return nil })
+		return Branch{Last: branches[len(branches)-1].Last, ID: id, Totals: tree.Totals()}
+	}
+	walk := func(branches ...Branch) error {
+		return WalkTree(ctx, m, node(2, branches...).ID, "", func(*Entry) error { return nil })
 	}
 	a, b := leaf("a", "b"), leaf("c", "d")
 	if err := walk(a, b); err != nil {
@@ -224,9 +228,19 @@ func TestTreeThatLies(t *testing.T) {
 	name, totals := b, b
 	name.Last = "e"
 	totals.Totals.Bytes++
-	for what, lie := range map[string][]Branch{"last name": {a, name}, "totals": {a, totals}} {
+	for what, lie := range map[string][]Branch{
+		"last name": {a, name}, "totals": {a, totals}, "a name twice": {a, leaf("b", "z")}, "names overlap": {a, leaf("aa", "z")},
+	} {
 		if err := walk(lie...); errs.KindOf(err) != errs.Damaged {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+	// The same across the first branch of a node: what comes before stands one level higher.
+	deep := node(3, node(2, a), node(2, leaf("b", "y"), leaf("z"))).ID
+	if err := WalkTree(ctx, m, deep, "", func(*Entry) error { return nil }); errs.KindOf(err) != errs.Damaged {
+		t.Errorf("names overlap below another branch: %v", err)
+	}
+	if _, _, err := EditTree(ctx, m, m, deep, []Edit{{Name: "bb"}}); errs.KindOf(err) != errs.Damaged {
+		t.Errorf("a tree whose names overlap can be edited: %v", err)
 	}
 }

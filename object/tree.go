@@ -103,6 +103,7 @@ const maxTotal = 1 << 52
 type treeItem struct {
 	Branch
 	entry *Entry
+	above string // every name behind it is above this one: the last of the item before it
 }
 
 func treeShape(ctx context.Context, src Source, sink Sink) shape[treeItem] {
@@ -139,8 +140,8 @@ func treeShape(ctx context.Context, src Source, sink Sink) shape[treeItem] {
 			if err != nil {
 				return nil, err
 			}
-			items := treeItems(t)
-			if int(t.Level) != level || items[len(items)-1].Last != it.Last || t.Totals() != it.Totals {
+			items := treeItems(t, it.above)
+			if int(t.Level) != level || items[0].Last <= it.above || items[len(items)-1].Last != it.Last || t.Totals() != it.Totals {
 				return nil, errs.New(errs.Damaged, "tree %s is not what the tree above it says", it.ID.Short())
 			}
 			return items, nil
@@ -148,13 +149,15 @@ func treeShape(ctx context.Context, src Source, sink Sink) shape[treeItem] {
 	}
 }
 
-func treeItems(t *Tree) []treeItem {
+// treeItems returns the items of a tree all of whose names are to be above the given one.
+func treeItems(t *Tree, above string) []treeItem {
 	items := make([]treeItem, 0, len(t.Entries)+len(t.Branches))
 	for i := range t.Entries {
-		items = append(items, treeItem{Branch{Last: t.Entries[i].Name}, &t.Entries[i]})
+		items = append(items, treeItem{Branch: Branch{Last: t.Entries[i].Name}, entry: &t.Entries[i]})
 	}
 	for _, br := range t.Branches {
-		items = append(items, treeItem{Branch: br})
+		items = append(items, treeItem{Branch: br, above: above})
+		above = br.Last
 	}
 	return items
 }
@@ -188,7 +191,7 @@ func treeCursor(ctx context.Context, s shape[treeItem], src Source, root ID) (cu
 	if err != nil {
 		return c, err
 	}
-	c.frames = []frame[treeItem]{{treeItems(t), int(t.Level) - 1, true}}
+	c.frames = []frame[treeItem]{{treeItems(t, ""), int(t.Level) - 1, true}}
 	return c, nil
 }
 
@@ -273,7 +276,7 @@ func EditTree(ctx context.Context, src Source, sink Sink, base ID, edits []Edit)
 		if err := ed.Entry.Check(); err != nil {
 			return ID{}, Totals{}, err
 		}
-		if err := b.add(0, treeItem{Branch{Last: ed.Name}, ed.Entry}); err != nil {
+		if err := b.add(0, treeItem{Branch: Branch{Last: ed.Name}, entry: ed.Entry}); err != nil {
 			return ID{}, Totals{}, err
 		}
 	}
