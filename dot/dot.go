@@ -48,15 +48,20 @@ type Config struct {
 type Dots struct {
 	cfg   Config
 	store *store.Store
+	trees *object.TreeCache // the store, for working copies
 
 	mu     sync.Mutex
 	slots  map[string]*slot // by working copy id
 	closed bool
 }
 
+// treeCache is what decoded trees may take in memory, in bytes, over all working copies: some 100,000 names.
+const treeCache = 32 << 20
+
 // Open reads the metadata, finishes deletions that a crash cut short, and opens no working copy yet.
 func Open(ctx context.Context, cfg Config) (*Dots, error) {
 	d := &Dots{cfg: cfg, store: cfg.Store, slots: map[string]*slot{}}
+	d.trees = object.NewTreeCache(d.store, treeCache)
 	if err := durable.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, err
 	}

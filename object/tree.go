@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"hash/fnv"
+	"sort"
 
 	"dm/internal/errs"
 )
@@ -136,15 +137,11 @@ func treeShape(ctx context.Context, src Source, sink Sink) shape[treeItem] {
 			return treeItem{Branch: Branch{items[len(items)-1].Last, id, t.Totals()}}, err
 		},
 		open: func(level int, it treeItem) ([]treeItem, error) {
-			t, err := openTree(ctx, src, it.ID)
+			t, err := openBranch(ctx, src, level, &it.Branch, it.above)
 			if err != nil {
 				return nil, err
 			}
-			items := treeItems(t, it.above)
-			if int(t.Level) != level || items[0].Last <= it.above || items[len(items)-1].Last != it.Last || t.Totals() != it.Totals {
-				return nil, errs.New(errs.Damaged, "tree %s is not what the tree above it says", it.ID.Short())
-			}
-			return items, nil
+			return treeItems(t, it.above), nil
 		},
 	}
 }
@@ -163,11 +160,42 @@ func treeItems(t *Tree, above string) []treeItem {
 }
 
 func openTree(ctx context.Context, src Source, id ID) (*Tree, error) {
+	if c, ok := src.(*TreeCache); ok {
+		return c.tree(ctx, id)
+	}
 	b, err := src.Get(ctx, KindTree, id)
 	if err != nil {
 		return nil, err
 	}
 	return DecodeTree(b)
+}
+
+// openBranch opens the tree behind a branch of the given level and compares it with what the branch says; above is the
+// last name before it.
+func openBranch(ctx context.Context, src Source, level int, br *Branch, above string) (*Tree, error) {
+	t, err := openTree(ctx, src, br.ID)
+	if err != nil {
+		return nil, err
+	}
+	if int(t.Level) != level || t.first() <= above || t.last() != br.Last || t.Totals() != br.Totals {
+		return nil, errs.New(errs.Damaged, "tree %s is not what the tree above it says", br.ID.Short())
+	}
+	return t, nil
+}
+
+// first is the first name or, above level 1, the last name behind the first branch.
+func (t *Tree) first() string {
+	if t.Level == 1 {
+		return t.Entries[0].Name
+	}
+	return t.Branches[0].Last
+}
+
+func (t *Tree) last() string {
+	if t.Level == 1 {
+		return t.Entries[len(t.Entries)-1].Name
+	}
+	return t.Branches[len(t.Branches)-1].Last
 }
 
 // nameHash is FNV-1a with a last mixing step (of MurmurHash3), because FNV's low bits alone are poor on short names.
@@ -197,25 +225,32 @@ func treeCursor(ctx context.Context, s shape[treeItem], src Source, root ID) (cu
 
 // LookupTree finds one name in a directory. ok is false where it is not there.
 func LookupTree(ctx context.Context, src Source, root ID, name string) (e Entry, ok bool, err error) {
-	c, err := treeCursor(ctx, treeShape(ctx, src, nil), src, root)
+	if root.IsZero() {
+		return e, false, nil
+	}
+	t, err := openTree(ctx, src, root)
+	for above := ""; err == nil && t.Level > 1; {
+		i := sort.Search(len(t.Branches), func(i int) bool { return t.Branches[i].Last >= name })
+		if i == len(t.Branches) {
+			return e, false, nil
+		}
+		if i > 0 {
+			above = t.Branches[i-1].Last
+		}
+		t, err = openBranch(ctx, src, int(t.Level)-1, &t.Branches[i], above)
+	}
 	if err != nil {
 		return e, false, err
 	}
-	err = c.advance(nil, func(_ int, it treeItem) verdict {
-		if it.Last < name {
-			return take
-		}
-		return split
-	})
-	it, _, more := c.peek()
-	if err != nil || !more || it.Last != name {
-		return e, false, err
+	i := sort.Search(len(t.Entries), func(i int) bool { return t.Entries[i].Name >= name })
+	if i == len(t.Entries) || t.Entries[i].Name != name {
+		return e, false, nil
 	}
-	return *it.entry, true, nil
+	return t.Entries[i], true, nil
 }
 
 // WalkTree calls fn for each entry of one directory in order of names, starting with the first name not below from.
-// It stops at fn's first error.
+// It stops at fn's first error. fn must not change the entry.
 func WalkTree(ctx context.Context, src Source, root ID, from string, fn func(e *Entry) error) error {
 	c, err := treeCursor(ctx, treeShape(ctx, src, nil), src, root)
 	if err != nil {
