@@ -35,12 +35,21 @@ func (d *Dots) resolve(ctx context.Context, b *branchState, rev string) (object.
 	if err != nil {
 		return object.ID{}, nil, err
 	}
+	if pruned, err := d.isPruned(id); err != nil {
+		return object.ID{}, nil, err
+	} else if pruned {
+		return object.ID{}, nil, wasPruned(id)
+	}
 	c, err := d.commit(ctx, id)
 	for step := uint64(0); err == nil && step < up; step++ {
-		if len(c.Parents) == 0 {
+		var before []object.ID
+		if before, err = d.parents(ctx, c); err != nil {
+			break
+		}
+		if len(before) == 0 {
 			return object.ID{}, nil, errs.New(errs.NotFound, "revision '%s': the history begins %d commits before '%s'", rev, step, base)
 		}
-		id = c.Parents[0]
+		id = before[0]
 		c, err = d.commit(ctx, id)
 	}
 	if err != nil {
@@ -187,7 +196,7 @@ func noRevision(b *branchState, rev string) error {
 		"see 'dm log', 'dm branch' and 'dm tag' for what there is")
 }
 
-// ancestors calls fn once for each commit that can be reached from tips, the tips included, each before its parents
+// ancestors calls fn once for each commit that can be reached from tips and was not pruned, the tips included, each before its parents
 // unless it was reached by another way. It stops at fn's first error.
 func (d *Dots) ancestors(ctx context.Context, tips []object.ID, fn func(id object.ID, c *object.Commit) error) error {
 	seen := map[object.ID]bool{}
@@ -206,7 +215,11 @@ func (d *Dots) ancestors(ctx context.Context, tips []object.ID, fn func(id objec
 		if err := fn(id, c); err != nil {
 			return err
 		}
-		stack = append(stack, c.Parents...)
+		before, err := d.parents(ctx, c)
+		if err != nil {
+			return err
+		}
+		stack = append(stack, before...)
 	}
 	return ctx.Err()
 }
@@ -259,7 +272,11 @@ func (d *Dots) history(ctx context.Context, tip object.ID, max int) ([]CommitInf
 		if err != nil {
 			return nil, err
 		}
-		if len(c.Parents) > 1 {
+		before, err := d.parents(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		if len(before) > 1 {
 			rest, err := d.merged(ctx, id)
 			if err != nil {
 				return nil, err
@@ -275,8 +292,8 @@ func (d *Dots) history(ctx context.Context, tip object.ID, max int) ([]CommitInf
 		}
 		list = append(list, info)
 		id = object.ID{}
-		if len(c.Parents) > 0 {
-			id = c.Parents[0]
+		if len(before) > 0 {
+			id = before[0]
 		}
 	}
 	return list, ctx.Err()
@@ -288,7 +305,8 @@ func (d *Dots) merged(ctx context.Context, tip object.ID) (list []CommitInfo, er
 	type visit struct {
 		id   object.ID
 		c    *object.Commit
-		next int // the parent to look at
+		up   []object.ID // its parents
+		next int         // the one to look at
 	}
 	seen := map[object.ID]bool{tip: true}
 	stack := []visit{{id: tip}}
@@ -298,9 +316,12 @@ func (d *Dots) merged(ctx context.Context, tip object.ID) (list []CommitInfo, er
 			if v.c, err = d.commit(ctx, v.id); err != nil {
 				return nil, err
 			}
+			if v.up, err = d.parents(ctx, v.c); err != nil {
+				return nil, err
+			}
 		}
-		if v.next < len(v.c.Parents) {
-			p := v.c.Parents[v.next]
+		if v.next < len(v.up) {
+			p := v.up[v.next]
 			if v.next++; !seen[p] {
 				seen[p] = true
 				stack = append(stack, visit{id: p})
@@ -341,8 +362,12 @@ func (d *Dots) Show(ctx context.Context, n Name, rev string) (*CommitDetail, err
 		return nil, err
 	}
 	before := emptyState(d.store)
-	if len(c.Parents) > 0 {
-		parent, err := d.commit(ctx, c.Parents[0])
+	parents, err := d.parents(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if len(parents) > 0 {
+		parent, err := d.commit(ctx, parents[0])
 		if err != nil {
 			return nil, err
 		}

@@ -50,6 +50,9 @@ func (w *affectedWalk) commit(ctx context.Context, ref string, id object.ID) (pa
 			parents = append(parents, r.ID)
 			continue
 		}
+		if _, pruned := w.pruned[id]; pruned {
+			continue
+		}
 		if bad, err := w.isBelow(ctx, r); err != nil {
 			return nil, err
 		} else if bad {

@@ -364,6 +364,11 @@ func (b *Batch) enter(tx *Tx, stats *Stats) error {
 	var buf []byte
 	for _, i := range order {
 		it := &b.items[i]
+		if it.e.kind == object.KindCommit {
+			if err := tx.refill(it.id); err != nil {
+				return err
+			}
+		}
 		if objects.Get(it.id[:]) != nil {
 			stats.StoredBytes -= int64(it.e.recordLen())
 			continue

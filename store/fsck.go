@@ -114,6 +114,7 @@ type check struct {
 	done   int64            // bytes of packs
 	total  int64
 	tips   []tip
+	pruned map[object.ID]string // commits whose content need not be there
 	// restore holds refs and metadata where those of the index are damaged.
 	restore *state
 }
@@ -432,6 +433,9 @@ func (c *check) journal(all map[string][]byte) {
 func (c *check) reach(ctx context.Context) error {
 	seen := map[object.ID]struct{}{}
 	var todo []Reference
+	if err := c.s.View(func(tx *Tx) (err error) { c.pruned, err = tx.prunedCommits(); return err }); err != nil {
+		return err
+	}
 	for _, t := range c.tips {
 		e, ok, err := c.s.lookup(t.id)
 		if err != nil || !ok {
@@ -464,7 +468,12 @@ func (c *check) reach(ctx context.Context) error {
 		}
 		plain, err := c.s.load(ctx, r.Kind, r.ID, c.s.lookup)
 		if err == nil {
-			err = References(r.Kind, plain, func(r Reference) { todo = append(todo, r) })
+			_, pruned := c.pruned[r.ID]
+			err = References(r.Kind, plain, func(r Reference) {
+				if !pruned || r.Kind == object.KindCommit {
+					todo = append(todo, r)
+				}
+			})
 		}
 		if err != nil {
 			c.report.add(Problem{Object: r.ID, Kind: r.Kind.String(), Missing: isUnknown(err), What: err.Error()})

@@ -93,7 +93,10 @@ func (g *collection) run(ctx context.Context) error {
 // markRoots marks what is kept. tx sees refs that others cannot; nil: any state of the refs will do.
 func (g *collection) markRoots(ctx context.Context, tx *Tx) error {
 	var roots []object.ID
-	add := func(tx *Tx) error {
+	add := func(tx *Tx) (err error) {
+		if roots, err = g.mark.loadPruned(tx); err != nil {
+			return err
+		}
 		for _, id := range tx.Refs("") {
 			roots = append(roots, id)
 		}
@@ -174,6 +177,9 @@ func (g *collection) sweep(ctx context.Context) error {
 			}
 		}
 		g.dead = slices.DeleteFunc(g.dead, g.mark.has)
+		if err := tx.hollowOut(g.mark); err != nil {
+			return err
+		}
 		return g.remove(tx)
 	})
 	if err != nil {
@@ -252,21 +258,35 @@ func neededBases(objects, hidden *bbolt.Bucket, dead map[object.ID][]byte) (map[
 
 // marker walks from roots to everything they need.
 type marker struct {
-	s    *Store
-	seen map[object.ID]struct{}
-	todo []Reference
+	s      *Store
+	seen   map[object.ID]struct{} // with all that they need
+	bare   map[object.ID]struct{} // pruned commits: the record alone, and the parents
+	pruned map[object.ID]string
+	todo   []visit
 }
 
-func newMarker(s *Store) *marker { return &marker{s: s, seen: map[object.ID]struct{}{}} }
+// visit is an object to be looked into. Of a bare one, a pruned commit, only parents count.
+type visit struct {
+	kind object.Kind
+	id   object.ID
+	bare bool
+}
+
+func newMarker(s *Store) *marker {
+	return &marker{s: s, seen: map[object.ID]struct{}{}, bare: map[object.ID]struct{}{}}
+}
 
 func (m *marker) has(id object.ID) bool {
-	_, ok := m.seen[id]
+	if _, ok := m.seen[id]; ok {
+		return true
+	}
+	_, ok := m.bare[id]
 	return ok
 }
 
 // walk marks id and all it needs. strict says that whatever is missing or damaged is an error; otherwise it is passed over.
 func (m *marker) walk(ctx context.Context, id object.ID, strict bool, progress func(int64)) error {
-	if m.has(id) {
+	if _, ok := m.seen[id]; ok {
 		return nil
 	}
 	e, ok, err := m.s.lookup(id)
@@ -279,16 +299,16 @@ func (m *marker) walk(ctx context.Context, id object.ID, strict bool, progress f
 		}
 		return nil
 	}
-	m.push(Reference{Kind: e.kind, ID: id})
+	m.push(e.kind, id, m.pruned[id] == hollow)
 	for len(m.todo) > 0 {
-		r := m.todo[len(m.todo)-1]
+		v := m.todo[len(m.todo)-1]
 		m.todo = m.todo[:len(m.todo)-1]
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := m.visit(ctx, r); err != nil && strict {
+		if err := m.visit(ctx, v); err != nil && strict {
 			m.todo = nil
-			return errs.WithHint(errs.New(errs.KindOf(err), "%s %s must be kept and cannot be read: %w", r.Kind, r.ID.Short(), err),
+			return errs.WithHint(errs.New(errs.KindOf(err), "%s %s must be kept and cannot be read: %w", v.kind, v.id.Short(), err),
 				"run 'dm fsck'")
 		}
 		if len(m.seen)%1024 == 0 {
@@ -299,23 +319,36 @@ func (m *marker) walk(ctx context.Context, id object.ID, strict bool, progress f
 }
 
 // push marks an object when it is first met. Chunks name nothing, so they need no visit.
-func (m *marker) push(r Reference) {
-	if m.has(r.ID) {
+func (m *marker) push(kind object.Kind, id object.ID, bare bool) {
+	if _, ok := m.seen[id]; ok {
 		return
 	}
-	m.seen[r.ID] = struct{}{}
-	if r.Kind != object.KindChunk {
-		m.todo = append(m.todo, Reference{Kind: r.Kind, ID: r.ID})
+	if !bare {
+		m.seen[id] = struct{}{}
+	} else if _, ok := m.bare[id]; ok {
+		return
+	} else {
+		m.bare[id] = struct{}{}
+	}
+	if kind != object.KindChunk {
+		m.todo = append(m.todo, visit{kind, id, bare})
 	}
 }
 
-func (m *marker) visit(ctx context.Context, r Reference) error {
-	plain, ok := m.s.cache.get(r.Kind, r.ID)
+func (m *marker) visit(ctx context.Context, v visit) error {
+	plain, ok := m.s.cache.get(v.kind, v.id)
 	if !ok {
 		var err error
-		if plain, err = m.s.load(ctx, r.Kind, r.ID, m.s.lookup); err != nil {
+		if plain, err = m.s.load(ctx, v.kind, v.id, m.s.lookup); err != nil {
 			return err
 		}
 	}
-	return References(r.Kind, plain, m.push)
+	return References(v.kind, plain, func(r Reference) {
+		if r.Kind == object.KindCommit {
+			_, pruned := m.pruned[r.ID]
+			m.push(r.Kind, r.ID, pruned)
+		} else if !v.bare {
+			m.push(r.Kind, r.ID, false)
+		}
+	})
 }

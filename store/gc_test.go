@@ -49,10 +49,13 @@ func TestGCAgainstModel(t *testing.T) {
 		}
 		defer os.RemoveAll(s.dir)
 		defer func() { s.Close() }()
-		m := &gcModel{s: s, refs: map[string]object.ID{}, pins: map[object.ID]func(){}, w: newWorld()}
+		m := &gcModel{
+			s: s, refs: map[string]object.ID{}, pins: map[object.ID]func(){}, w: newWorld(),
+			made: map[object.ID]made{}, pruned: map[object.ID]bool{},
+		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"commit": m.commit, "abort": m.abort, "drop": m.drop, "pin": m.pin, "unpin": m.unpin, "gc": m.gc,
-			"reopen": m.reopen, "": func(*rapid.T) {},
+			"reopen": m.reopen, "prune": m.prune, "fetch": m.fetch, "": func(*rapid.T) {},
 		})
 		m.gc(rt)
 		m.gc(rt)
@@ -66,6 +69,15 @@ type gcModel struct {
 	pins map[object.ID]func()
 	all  []object.ID // commits
 	n    uint64
+
+	made   map[object.ID]made // what each commit was made of, to make it once more
+	pruned map[object.ID]bool // true: a gc has taken the content
+}
+
+type made struct {
+	files   map[string][]byte
+	parents []object.ID
+	message string
 }
 
 func (m *gcModel) branch(t *rapid.T) string {
@@ -87,7 +99,111 @@ func (m *gcModel) fill(t *rapid.T, b *Batch) object.ID {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.made[id] = made{maps.Clone(m.w.files), parents, fmt.Sprint(m.n)}
 	return id
+}
+
+// prune gives up a commit that no ref points to.
+func (m *gcModel) prune(t *rapid.T) {
+	if len(m.all) == 0 {
+		return
+	}
+	id := rapid.SampledFrom(m.all).Draw(t, "commit")
+	if _, ok := m.pruned[id]; ok || !indexed(t, m.s)[id] {
+		return
+	}
+	tip := slices.Contains(slices.Collect(maps.Values(m.refs)), id)
+	err := m.s.Update(func(tx *Tx) error { return tx.Prune(id) })
+	if tip != (errs.KindOf(err) == errs.Conflict) || !tip && err != nil {
+		t.Fatalf("prune of a commit (ref: %v): %v", tip, err)
+	}
+	if !tip {
+		m.pruned[id] = false
+	}
+}
+
+// fetch brings a commit with its content once more and has a ref point to it.
+func (m *gcModel) fetch(t *rapid.T) {
+	if len(m.all) == 0 {
+		return
+	}
+	id := rapid.SampledFrom(m.all).Draw(t, "commit")
+	parents := indexed(t, m.s)
+	for _, p := range m.made[id].parents {
+		if !parents[p] {
+			return // a fetch would bring these, too
+		}
+	}
+	if m.pruned[id] {
+		err := m.s.Update(func(tx *Tx) error { return tx.SetRef("d", m.refs["d"], id) })
+		if errs.KindOf(err) != errs.NotFound {
+			t.Fatalf("a ref to a hollow commit: %v", err)
+		}
+	}
+	b := m.begin(t)
+	w := newWorld()
+	w.files = m.made[id].files
+	got, err := w.store(context.Background(), b, m.made[id].parents, m.made[id].message)
+	if err != nil || got != id {
+		t.Fatal(got.Short(), id.Short(), err)
+	}
+	if rapid.Bool().Draw(t, "gc before") {
+		m.collect(t)
+	}
+	if _, err := b.Commit(context.Background(), func(tx *Tx) error { return tx.SetRef("d", m.refs["d"], id) }); err != nil {
+		t.Fatal(err)
+	}
+	m.refs["d"] = id
+	delete(m.pruned, id)
+}
+
+// reach returns what is to stay: in full, and pruned commits with nothing but their records.
+func (m *gcModel) reach(t *rapid.T) (full, bare map[object.ID]object.Kind) {
+	full, bare = map[object.ID]object.Kind{}, map[object.ID]object.Kind{}
+	var commit func(id object.ID)
+	commit = func(id object.ID) {
+		if _, ok := full[id]; ok {
+			return
+		}
+		full[id] = object.KindCommit
+		plain, err := m.s.Get(context.Background(), object.KindCommit, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = References(object.KindCommit, plain, func(r Reference) {
+			if r.Kind != object.KindCommit {
+				if err := reach(context.Background(), m.s, r.Kind, r.ID, full); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.parents(t, id, bare, commit)
+	}
+	for _, id := range m.refs {
+		commit(id)
+	}
+	for id := range m.pins {
+		commit(id)
+	}
+	for id := range full {
+		delete(bare, id)
+	}
+	return full, bare
+}
+
+// parents goes on to a commit's parents, through those that are pruned.
+func (m *gcModel) parents(t *rapid.T, id object.ID, bare map[object.ID]object.Kind, next func(object.ID)) {
+	for _, p := range m.made[id].parents {
+		if _, ok := m.pruned[p]; !ok {
+			next(p)
+		} else if _, ok := bare[p]; !ok {
+			bare[p] = object.KindCommit
+			m.parents(t, p, bare, next)
+		}
+	}
 }
 
 func (m *gcModel) begin(t *rapid.T) *Batch {
@@ -166,15 +282,12 @@ func (m *gcModel) collect(t *rapid.T) GCStats {
 func (m *gcModel) gc(t *rapid.T) {
 	m.collect(t)
 	fresh(m.s)
-	want := map[object.ID]object.Kind{}
-	for _, id := range m.refs {
-		if err := reach(context.Background(), m.s, object.KindCommit, id, want); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for id := range m.pins {
-		if err := reach(context.Background(), m.s, object.KindCommit, id, want); err != nil {
-			t.Fatal(err)
+	want, bare := m.reach(t)
+	for id := range bare {
+		want[id] = object.KindCommit
+		m.pruned[id] = true
+		if has, err := m.s.Has(id); has || err != nil {
+			t.Fatalf("the store says it has %s, which is pruned: %v, %v", id.Short(), has, err)
 		}
 	}
 	got := indexed(t, m.s)

@@ -168,8 +168,19 @@ func (s *Store) lookupIn(id object.ID, buckets ...string) (e entry, ok bool, err
 	return e, ok, nil
 }
 
-// Has says whether the store has an object.
-func (s *Store) Has(id object.ID) (bool, error) {
-	_, ok, err := s.lookup(id)
-	return ok, err
+// Has says whether the store has an object. A pruned commit whose content is gone it has not.
+func (s *Store) Has(id object.ID) (has bool, err error) {
+	err = s.view(func(tx *bbolt.Tx) error {
+		v := tx.Bucket([]byte(bucketObjects)).Get(id[:])
+		if v == nil {
+			return nil
+		}
+		e, err := decodeEntry(v)
+		has = err == nil && !isHollow(tx, id, &e)
+		return err
+	})
+	if err != nil {
+		return false, errs.New(errs.KindOf(err), "look up object %s: %w", id.Short(), err)
+	}
+	return has, nil
 }

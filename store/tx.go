@@ -180,6 +180,9 @@ func (tx *Tx) SetRef(name string, old, new object.ID) error {
 	if tx.b.Bucket([]byte(bucketObjects)).Get(new[:]) == nil {
 		return errs.New(errs.NotFound, "ref %s cannot move to %s: there is no such object", name, new.Short())
 	}
+	if err := tx.revive(new); err != nil {
+		return errs.New(errs.KindOf(err), "ref %s cannot move to %s: %w", name, new.Short(), err)
+	}
 	tx.changes = append(tx.changes, change{op: opRef, key: name, value: new[:]})
 	return tx.b.Bucket([]byte(bucketRefs)).Put([]byte(name), seal(name, new[:]))
 }
