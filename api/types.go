@@ -38,6 +38,15 @@ const (
 	OpExport       Op = "export"
 	OpGC           Op = "gc"
 	OpFsck         Op = "fsck"
+	OpProbeRemote  Op = "probe-remote"
+	OpCheckRemote  Op = "check-remote"
+	OpRemoteDots   Op = "remote-dots"
+	OpShares       Op = "shares"
+	OpSetUpstream  Op = "set-upstream"
+	OpPush         Op = "push"
+	OpPull         Op = "pull"
+	OpClone        Op = "clone"
+	OpTransfers    Op = "transfers"
 )
 
 // Ops returns all operations, for tests that walk a whole table.
@@ -46,6 +55,7 @@ func Ops() []Op {
 		OpVersion, OpServer, OpStop, OpInit, OpFind, OpPath, OpList, OpStatus, OpCommit, OpLog, OpShow, OpDiff, OpCat,
 		OpBranches, OpDeleteBranch, OpCheckout, OpReset, OpRestore, OpTags, OpTag, OpDeleteTag, OpMount, OpUnmount,
 		OpMounts, OpShowDot, OpDeleteDot, OpRenameDot, OpImport, OpExport, OpGC, OpFsck,
+		OpProbeRemote, OpCheckRemote, OpRemoteDots, OpShares, OpSetUpstream, OpPush, OpPull, OpClone, OpTransfers,
 	}
 }
 
@@ -334,6 +344,8 @@ type ShowDotResult struct {
 	Branches []Branch `json:"branches"`
 	Tags     []Tag    `json:"tags"`
 	Subdots  []Subdot `json:"subdots"`
+
+	Upstreams []Upstream `json:"upstreams"`
 }
 
 // RenameDotRequest gives a dot a new name.
@@ -411,4 +423,7 @@ type Progress struct {
 	Done  int64  `json:"done"`
 	Total int64  `json:"total"` // 0: not known
 	Bytes bool   `json:"bytes"` // Done and Total are bytes
+	// Of a transfer: which of how many branches is on its way.
+	Part  int `json:"part,omitempty"`
+	Parts int `json:"parts,omitempty"`
 }

@@ -80,6 +80,15 @@ func (s *Stream) Item(v any) error {
 	return s.send(Message{Item: b}, false)
 }
 
+// Tell sends one item at once.
+func (s *Stream) Tell(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode reply: %w", err)
+	}
+	return s.send(Message{Item: b}, true)
+}
+
 // Result ends the reply with its result.
 func (s *Stream) Result(v any) error {
 	b, err := json.Marshal(v)

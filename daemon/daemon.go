@@ -13,6 +13,7 @@
 //	dm.log        the log, and dm.log.1, what it was before; bounded in size
 //	store/        objects, index, branches (package store)
 //	work/         working copies, one directory each (package workcopy)
+//	cache/        what can be read again from remotes: indexes of their packs
 //	look/         scratch space of commits mounted read-only; emptied at every start
 //	mounts.json   what `dm mount` made, so that a start makes it again
 //	mnt/          what `dm path` prints: NAMESPACE/DOT is a symlink to a mount in .branches

@@ -29,6 +29,7 @@ const (
 	storeDir     = "store"
 	workDir      = "work"
 	lookDir      = "look"
+	cacheDir     = "cache"
 	mountsFile   = "mounts.json"
 	mountDir     = "mnt"
 	branchesDir  = ".branches" // in mountDir
@@ -81,7 +82,7 @@ func (h *home) fill() (err error) {
 	if h.id, err = readIdentity(h.path(identityFile)); err != nil {
 		return err
 	}
-	for name, perm := range map[string]os.FileMode{storeDir: 0o700, workDir: 0o700, lookDir: 0o700, mountDir: 0o755} {
+	for name, perm := range map[string]os.FileMode{storeDir: 0o700, workDir: 0o700, lookDir: 0o700, cacheDir: 0o700, mountDir: 0o755} {
 		if err := os.MkdirAll(h.path(name), perm); err != nil {
 			return errs.New(errs.KindOf(err), "make the state directory: %w", err)
 		}

@@ -61,6 +61,15 @@ func (s *server) handlers() map[api.Op]handler {
 		api.OpExport:       bytesOut(s.export),
 		api.OpGC:           streaming(s.gc),
 		api.OpFsck:         streaming(s.fsck),
+		api.OpProbeRemote:  plain(s.probeRemote),
+		api.OpCheckRemote:  plain(s.checkRemote),
+		api.OpRemoteDots:   plain(s.remoteDots),
+		api.OpShares:       plain(s.shares),
+		api.OpSetUpstream:  plain(s.setUpstream),
+		api.OpPush:         streaming(s.push),
+		api.OpPull:         streaming(s.pull),
+		api.OpClone:        streaming(s.clone),
+		api.OpTransfers:    plain(s.listTransfers),
 	}
 }
 

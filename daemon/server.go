@@ -31,6 +31,9 @@ type server struct {
 	links    links
 	binds    *binds
 
+	remotes   remotes
+	transfers transfers
+
 	// names locks dots by namespace/name: shared by what uses a dot, alone by what changes where it is mounted.
 	names keyed
 	ops   opGate
@@ -41,7 +44,7 @@ type server struct {
 func newServer(ctx context.Context, cfg Config, h *home, log *slog.Logger) (s *server, err error) {
 	s = &server{
 		cfg: cfg, home: h, log: log, started: time.Now(), stop: make(chan struct{}),
-		links: links{h.path(mountDir)}, binds: &binds{file: h.path(mountsFile)},
+		links: links{h.path(mountDir)}, binds: &binds{file: h.path(mountsFile)}, remotes: remotes{dir: h.path(cacheDir)},
 	}
 	defer func() {
 		if err != nil {
@@ -174,6 +177,7 @@ func (s *server) closeAll(ctx context.Context) error {
 	if s.flusher != nil {
 		s.flusher.Close()
 	}
+	all = append(all, s.remotes.close())
 	if s.store != nil {
 		all = append(all, s.store.Close())
 	}

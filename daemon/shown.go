@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -86,6 +87,20 @@ func (b *branches) ids() []string {
 		ids = append(ids, id)
 	}
 	return ids
+}
+
+// unused is a Conflict that names the processes which have files of a working copy open: what they have read would not be
+// what is there any more.
+func (b *branches) unused(copyID string, n dot.Name) error {
+	m := b.get(copyID)
+	if m == nil {
+		return nil
+	}
+	if users := m.Users(); len(users) > 0 {
+		return errs.WithHint(errs.New(errs.Conflict, "%s is in use by %s", n, strings.Join(users, ", ")),
+			"stop these processes, then pull again")
+	}
+	return nil
 }
 
 // hide unmounts a working copy. If processes use it that is a Conflict which names them, and it stays mounted.

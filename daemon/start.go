@@ -218,7 +218,7 @@ func Destroy(ctx context.Context, dir string, force bool) error {
 	}
 	// The identity goes last: as long as it is there, a reset that was interrupted can be run again.
 	for _, name := range []string{
-		api.SocketName, mountsFile, mountDir, lookDir, workDir, storeDir, logFile, logFile + ".1", identityFile, lockFile,
+		api.SocketName, mountsFile, mountDir, lookDir, cacheDir, workDir, storeDir, logFile, logFile + ".1", identityFile, lockFile,
 	} {
 		if err := os.RemoveAll(h.path(name)); err != nil {
 			return errs.New(errs.KindOf(err), "delete the server's state: %w", err)

@@ -198,6 +198,10 @@ func (s *server) showDot(ctx context.Context, req api.DotRequest) (r api.ShowDot
 			}),
 			ID: info.ID, Created: info.Created.UTC().Format(time.RFC3339Nano), Path: api.Path(s.links.path(n)),
 			Head: st.Commit, Branches: branchList(info.Branches), Tags: tagList(info.Tags), Subdots: subdots(st.Subdots),
+			Upstreams: []api.Upstream{},
+		}
+		for _, u := range info.Upstreams {
+			r.Upstreams = append(r.Upstreams, api.Upstream{Remote: u.Remote, Name: u.Name})
 		}
 		return nil
 	})

@@ -8,7 +8,7 @@
 //	dots/ID                   the dot: its name, current branch, cache mode, upstreams
 //	branches/ID/BRANCH        the branch: the directory of its working copy, its number of commits
 //	trash/COPY                the directory of a working copy that is to be deleted
-//	refs dots/ID/heads/BRANCH and dots/ID/tags/TAG point to commits
+//	refs dots/ID/heads/BRANCH and dots/ID/tags/TAG point to commits, and so does what was seen at remotes (remote.go)
 //
 // A dot's id is drawn once and never changes, so a rename is a change of two records and disturbs nobody.
 //
@@ -205,13 +205,13 @@ func (b *branchState) remove(tx *store.Tx) error {
 	return tx.SetMeta(b.key(), nil)
 }
 
-// remove takes a dot without branches, and its tags, out of the metadata.
+// remove takes a dot without branches, its tags and what was seen of its counterparts out of the metadata.
 func (r *dotRecord) remove(tx *store.Tx) error {
-	tags := map[string]object.ID{}
-	for name, id := range tx.Refs(tagPrefix(r.ID)) {
-		tags[name] = id
+	left := map[string]object.ID{}
+	for name, id := range tx.Refs("dots/" + r.ID + "/") {
+		left[name] = id
 	}
-	for name, id := range tags {
+	for name, id := range left {
 		if err := tx.SetRef(name, id, object.ID{}); err != nil {
 			return err
 		}

@@ -211,7 +211,7 @@ func (m *Mount) umount(ctx context.Context) error {
 
 // busy returns the error that tells who uses the mount.
 func (m *Mount) busy() error {
-	users := usersOf(m.dir, m.dev)
+	users := usersOf(m.dir, m.dev, usage)
 	if len(users) == 0 {
 		return errs.New(errs.Conflict, "unmount %s: it is in use", m.dir)
 	}
@@ -221,6 +221,16 @@ func (m *Mount) busy() error {
 	}
 	return errs.WithHint(errs.New(errs.Conflict, "unmount %s: in use by %s", m.dir, strings.Join(names, ", ")),
 		"stop these processes and try again")
+}
+
+// Users names processes that have files of the mount open or mapped, at most ten. A process that is merely in one of its
+// directories is none.
+func (m *Mount) Users() []string {
+	var names []string
+	for _, u := range usersOf(m.dir, m.dev, dataUsage) {
+		names = append(names, u.String())
+	}
+	return names
 }
 
 // wait waits until the kernel has let go. A mount that was copied into another mount namespace (a container) lives on

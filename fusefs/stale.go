@@ -141,8 +141,9 @@ func (u user) String() string { return fmt.Sprintf("%s (pid %d, %s)", u.name, u.
 // maxUsers is how many users of a mount are named.
 const maxUsers = 10
 
-// usersOf returns processes that use a mount. It looks at /proc only: following a link there could ask the mount.
-func usersOf(dir string, minor uint32) []user {
+// usersOf returns processes that use a mount, in the way that how tells of. It looks at /proc only: following a link there
+// could ask the mount.
+func usersOf(dir string, minor uint32, how func(pid int, dir string, minor uint32) string) []user {
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
@@ -153,9 +154,9 @@ func usersOf(dir string, minor uint32) []user {
 		if err != nil {
 			continue
 		}
-		if how := usage(pid, dir, minor); how != "" {
+		if use := how(pid, dir, minor); use != "" {
 			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-			users = append(users, user{pid, strings.TrimSpace(string(name)), how})
+			users = append(users, user{pid, strings.TrimSpace(string(name)), use})
 		}
 		if len(users) == maxUsers {
 			break
@@ -173,15 +174,50 @@ func usage(pid int, dir string, minor uint32) string {
 			return link + " " + target
 		}
 	}
+	if open := opened(proc, minor, 0); open != "" {
+		return "has open " + open
+	}
+	return mapped(proc, minor)
+}
+
+// dataUsage says how a process uses the data of a mount, or "": files that it has open or mapped. This process and its
+// children, the flusher, do not count.
+func dataUsage(pid int, _ string, minor uint32) string {
+	proc := fmt.Sprintf("/proc/%d", pid)
+	status, err := os.ReadFile(proc + "/status")
+	self := strconv.Itoa(os.Getpid())
+	if err != nil || strconv.Itoa(pid) == self || field(status, "\nPPid:") == self {
+		return ""
+	}
+	if open := opened(proc, minor, unix.O_DIRECTORY|unix.O_PATH); open != "" {
+		return "has open " + open
+	}
+	return mapped(proc, minor)
+}
+
+// opened returns what a process has open on a filesystem, with none of the given flags; "" for nothing.
+func opened(proc string, minor uint32, without uint64) string {
 	mounts := mountIDs(proc, minor)
+	if len(mounts) == 0 {
+		return ""
+	}
 	fds, _ := os.ReadDir(proc + "/fdinfo")
 	for _, fd := range fds {
 		info, err := os.ReadFile(proc + "/fdinfo/" + fd.Name())
-		if err == nil && mounts[field(info, "mnt_id:")] {
-			target, _ := os.Readlink(proc + "/fd/" + fd.Name())
-			return "has open " + target
+		if err != nil || !mounts[field(info, "mnt_id:")] {
+			continue
 		}
+		if flags, err := strconv.ParseUint(field(info, "flags:"), 8, 64); err == nil && flags&without != 0 {
+			continue
+		}
+		target, _ := os.Readlink(proc + "/fd/" + fd.Name())
+		return target
 	}
+	return ""
+}
+
+// mapped says what a process has mapped of a filesystem; "" for nothing.
+func mapped(proc string, minor uint32) string {
 	maps, err := os.Open(proc + "/maps")
 	if err != nil {
 		return ""

@@ -18,7 +18,7 @@ const configVersion = 1
 // localRemote is the name of the remote that stands for the local server.
 const localRemote = "local"
 
-// clientConfig is what dm remembers for its user, a JSON file that only the user can read: it will hold keys.
+// clientConfig is what dm remembers for its user, a JSON file that only the user can read: it holds keys.
 type clientConfig struct {
 	Version int                     `json:"version"`
 	Current string                  `json:"current_remote,omitempty"`
@@ -29,7 +29,9 @@ type clientConfig struct {
 
 // remoteConfig is one remote.
 type remoteConfig struct {
-	URL string `json:"url"`
+	URL         string `json:"url"`
+	Key         string `json:"key,omitempty"`
+	Fingerprint string `json:"fingerprint,omitempty"` // of a hub's certificate that is not signed by an authority
 }
 
 // serverConfig is what dm remembers for one local server.

@@ -10,8 +10,8 @@ import (
 )
 
 func newDot(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "dot", Short: "Show, delete or rename a dot"}
-	cmd.AddCommand(newDotShow(a), newDotDelete(a), newDotRename(a))
+	cmd := &cobra.Command{Use: "dot", Short: "Show, delete or rename a dot, or set its upstream"}
+	cmd.AddCommand(newDotShow(a), newDotDelete(a), newDotRename(a), newSetUpstream(a))
 	return cmd
 }
 
@@ -72,6 +72,9 @@ func (c *dotShowCmd) run(cmd *cobra.Command, args []string) error {
 	}
 	for _, t := range r.Tags {
 		fields = append(fields, [2]string{"tag." + t.Name, t.Commit})
+	}
+	for _, u := range r.Upstreams {
+		fields = append(fields, [2]string{"upstream." + u.Remote, u.Name})
 	}
 	rows := make([][]string, 0, len(fields))
 	for _, f := range fields {

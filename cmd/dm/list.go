@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -29,15 +30,18 @@ func newList(a *app) *cobra.Command {
 }
 
 func (c *listCmd) run(cmd *cobra.Command, _ []string) error {
+	cfg, err := c.readConfig()
+	if err != nil {
+		return err
+	}
+	if name := currentRemote(cfg); name != localRemote {
+		return c.atRemote(cmd.Context(), name)
+	}
 	server, err := c.client()
 	if err != nil {
 		return err
 	}
 	list, err := server.List(cmd.Context())
-	if err != nil {
-		return err
-	}
-	cfg, err := c.readConfig()
 	if err != nil {
 		return err
 	}
@@ -54,6 +58,22 @@ func (c *listCmd) run(cmd *cobra.Command, _ []string) error {
 	return c.human(list, cfg.Servers[home].Dot, currentRemote(cfg))
 }
 
+// atRemote lists what is at a remote that was made the current one.
+func (c *listCmd) atRemote(ctx context.Context, name string) error {
+	rem, err := c.remote(name)
+	if err != nil {
+		return err
+	}
+	if !c.json && !c.scripting {
+		fmt.Fprintln(c.out, remoteLine(name))
+	}
+	return c.listRemote(ctx, rem, &c.listing)
+}
+
+func remoteLine(name string) string {
+	return fmt.Sprintf("Current remote: %s (use 'dm remote -v' to list and 'dm remote switch' to switch)\n", name)
+}
+
 func (c *listCmd) script(list api.ListResult) error {
 	for _, d := range list.Dots {
 		containers := strings.Join(d.Containers, ",")
@@ -65,7 +85,7 @@ func (c *listCmd) script(list api.ListResult) error {
 }
 
 func (c *listCmd) human(list api.ListResult, current, remote string) error {
-	fmt.Fprintf(c.out, "Current remote: %s (use 'dm remote -v' to list and 'dm remote switch' to switch)\n\n", remote)
+	fmt.Fprintln(c.out, remoteLine(remote))
 	rows := [][]string{{"  DOT", "BRANCH", "SERVER", "CONTAINERS", "SIZE", "COMMITS", "DIRTY"}}
 	for _, d := range list.Dots {
 		mark := "  "

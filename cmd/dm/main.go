@@ -93,7 +93,7 @@ func newRoot(a *app) *cobra.Command {
 	})
 	root.AddGroup(
 		&cobra.Group{ID: groupData, Title: "Data:"}, &cobra.Group{ID: groupHistory, Title: "History:"},
-		&cobra.Group{ID: groupServer, Title: "Server:"})
+		&cobra.Group{ID: groupRemote, Title: "Remotes:"}, &cobra.Group{ID: groupServer, Title: "Server:"})
 	add := func(group string, verbs ...*cobra.Command) {
 		for _, v := range verbs {
 			v.GroupID = group
@@ -104,7 +104,8 @@ func newRoot(a *app) *cobra.Command {
 		newImport(a), newExport(a))
 	add(groupHistory, newCommit(a), newLog(a), newShow(a), newDiff(a), newCat(a), newBranch(a), newCheckout(a),
 		newReset(a), newRestore(a), newTag(a))
-	add(groupServer, newCluster(a), newServer(a), newRemote(a), newGC(a), newFsck(a), newVersion(a))
+	add(groupRemote, newPush(a), newPull(a), newClone(a), newRemote(a), newTransfers(a), newHub(a))
+	add(groupServer, newCluster(a), newServer(a), newGC(a), newFsck(a), newVersion(a))
 	root.AddCommand(newCompletion(a), newDocs(a))
 	finish(a, root)
 	return root
@@ -114,6 +115,7 @@ func newRoot(a *app) *cobra.Command {
 const (
 	groupData    = "data"
 	groupHistory = "history"
+	groupRemote  = "remote"
 	groupServer  = "server"
 )
 

@@ -6,8 +6,6 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
-
-	"dm/internal/errs"
 )
 
 type remoteCmd struct {
@@ -26,7 +24,7 @@ func newRemote(a *app) *cobra.Command {
 	}
 	c.listing.register(cmd)
 	cmd.Flags().BoolVarP(&c.verbose, "verbose", "v", false, "with the address of each")
-	cmd.AddCommand(newRemoteSwitch(a))
+	cmd.AddCommand(newRemoteAdd(a), newRemoteRm(a), newRemoteShow(a), newRemoteSwitch(a))
 	return cmd
 }
 
@@ -36,7 +34,7 @@ func (c *remoteCmd) run(_ *cobra.Command, _ []string) error {
 		return err
 	}
 	if c.json {
-		return writeJSON(c.out, cfg.Remotes)
+		return writeJSON(c.out, shownRemotes(cfg))
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Remotes)) {
 		url := cfg.Remotes[name].URL
@@ -58,6 +56,21 @@ func (c *remoteCmd) run(_ *cobra.Command, _ []string) error {
 		}
 	}
 	return nil
+}
+
+// shownRemote is a remote as it is listed: without its key.
+type shownRemote struct {
+	URL         string `json:"url"`
+	Fingerprint string `json:"fingerprint,omitempty"`
+	Current     bool   `json:"current"`
+}
+
+func shownRemotes(cfg *clientConfig) map[string]shownRemote {
+	shown := make(map[string]shownRemote, len(cfg.Remotes))
+	for name, r := range cfg.Remotes {
+		shown[name] = shownRemote{URL: r.URL, Fingerprint: r.Fingerprint, Current: name == currentRemote(cfg)}
+	}
+	return shown
 }
 
 func currentRemote(cfg *clientConfig) string {
@@ -85,7 +98,7 @@ func (c *remoteSwitchCmd) run(_ *cobra.Command, args []string) error {
 		return err
 	}
 	if _, ok := cfg.Remotes[args[0]]; !ok {
-		return errs.WithHint(errs.New(errs.NotFound, "Remote '%s' does not exist", args[0]), "list them with 'dm remote -v'")
+		return noRemote(args[0])
 	}
 	return c.changeConfig(func(cfg *clientConfig) { cfg.Current = args[0] })
 }

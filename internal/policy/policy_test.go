@@ -40,7 +40,7 @@ func mayImport() map[string][]string {
 			"api", "chunker", "dockervol", "dot", "fusefs", "internal/durable", "internal/errs", "object", "remote/...",
 			"store", "store/pack", "workcopy",
 		},
-		"cmd/dm":           {"api", "daemon", "hub", "internal/durable", "internal/errs"},
+		"cmd/dm":           {"api", "daemon", "hub", "remote/hubproto", "internal/durable", "internal/errs"},
 		"internal/demo":    {},
 		"internal/e2e/...": {"internal/e2e/..."},
 		"internal/bench":   {"internal/e2e/..."},

@@ -1,0 +1,287 @@
+package daemon
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"dm/api"
+	"dm/dot"
+	"dm/internal/errs"
+	"dm/object"
+	"dm/remote"
+)
+
+// pull fetches a branch, or all that are there, with the tags that stand for commits of its history, and moves the dot's own
+// branches forward to it.
+func (s *server) pull(ctx context.Context, req api.PullRequest, out *api.Stream) (r api.TransferResult, err error) {
+	n, err := transferNames(req.Dot, req.Branch)
+	if err != nil {
+		return r, err
+	}
+	u, remember, err := s.counterpart(ctx, n, req.Remote, req.Name)
+	if err != nil {
+		return r, err
+	}
+	rem, done, err := s.remotes.get(req.Remote)
+	if err != nil {
+		return r, err
+	}
+	defer done()
+	there, err := rem.Dot(u.Name)
+	if err != nil {
+		return r, err
+	}
+	p := &pulling{s: s, n: n, u: u, req: req, there: there}
+	if err := p.begin(ctx, out); err != nil {
+		return r, err
+	}
+	defer p.t.end()
+	if err := p.run(ctx); err != nil {
+		return r, err
+	}
+	if remember {
+		if err := s.dots.SetUpstream(ctx, n, u); err != nil {
+			return r, err
+		}
+	}
+	return p.t.res, nil
+}
+
+// pulling is one pull.
+type pulling struct {
+	s     *server
+	n     dot.Name
+	u     dot.Upstream
+	req   api.PullRequest
+	there remote.Dot
+	t     *transfer
+
+	branches []string // to be pulled
+	tips     *dot.Tips
+	refs     map[string]object.ID
+}
+
+func (p *pulling) begin(ctx context.Context, out *api.Stream) (err error) {
+	if p.n.Branch == "" {
+		info, err := p.s.dots.Info(ctx, p.n)
+		if err != nil {
+			return err
+		}
+		p.n.Branch = info.Branch
+	}
+	if p.tips, err = p.s.dots.Tips(ctx, p.n); err != nil {
+		return err
+	}
+	if p.refs, err = p.there.Refs(ctx); err != nil {
+		return err
+	}
+	heads := branchNames(p.refs)
+	if len(heads) == 0 {
+		return noDotThere(p.u)
+	}
+	p.branches = []string{p.n.Branch}
+	if p.req.All {
+		p.branches = slices.Sorted(maps.Keys(heads))
+	} else if heads[p.n.Branch].IsZero() {
+		return noBranchThere(p.n.Branch, p.u, heads)
+	}
+	from := p.u.Remote + ":" + p.u.Name
+	p.t = p.s.transfers.begin(out, api.Transfer{Verb: "pull", Dot: p.n.DotName(), Remote: from}, "pulling")
+	p.t.parts = len(p.branches)
+	return p.t.did(api.Travel{From: from, To: p.n.Namespace + "/" + p.n.Dot})
+}
+
+func noDotThere(u dot.Upstream) error {
+	return errs.WithHint(errs.New(errs.NotFound, "Dot %s does not exist at %s, or is not for you to see.", u.Name, u.Remote),
+		"see what is there with 'dm remote show %s'", u.Remote)
+}
+
+func noBranchThere(branch string, u dot.Upstream, heads map[string]object.ID) error {
+	return errs.WithHint(errs.New(errs.NotFound, "%s has no branch %s at %s", u.Name, branch, u.Remote),
+		"its branches are: %s", joined(slices.Sorted(maps.Keys(heads))))
+}
+
+// joined lists names for people, not more than they want to read.
+func joined(names []string) string {
+	const most = 10
+	s := ""
+	for i, name := range names {
+		if i == most {
+			return s + " ..."
+		}
+		if i > 0 {
+			s += ", "
+		}
+		s += name
+	}
+	return s
+}
+
+func (p *pulling) run(ctx context.Context) error {
+	var pulled []object.ID
+	for _, b := range p.branches {
+		if err := p.branch(ctx, b); err != nil {
+			return err
+		}
+		pulled = append(pulled, p.refs[remote.Heads+b])
+	}
+	main := p.branches[0]
+	if slices.Contains(p.branches, p.n.Branch) {
+		main = p.n.Branch
+	}
+	head := p.refs[remote.Heads+main]
+	p.t.res.Branch, p.t.res.Head = main, head.String()
+	if p.t.res.Objects > 0 {
+		p.s.measure(ctx, head, &p.t.res)()
+	}
+	tags := tagNames(p.refs)
+	if !p.req.All {
+		var err error
+		if tags, err = p.s.tagsWithin(ctx, pulled, tags); err != nil {
+			return err
+		}
+	}
+	return p.tags(ctx, tags)
+}
+
+// branch pulls one branch.
+func (p *pulling) branch(ctx context.Context, branch string) error {
+	ref := remote.Heads + branch
+	n := dot.Name{Namespace: p.n.Namespace, Dot: p.n.Dot, Branch: branch}
+	here, there := p.tips.Heads[branch], p.refs[ref]
+	p.t.on(refWords(ref))
+	if err := p.mayMove(ctx, n, here, there); err != nil {
+		return err
+	}
+	res, release, err := remote.PullRef(ctx, p.s.local(), p.there, remote.Pull{
+		Ref: ref, Tip: here, Haves: p.tips.All(), Fetch: remote.FetchOptions{Progress: p.t.progress},
+	})
+	p.t.add(res.Stats)
+	if err != nil {
+		return err
+	}
+	defer release()
+	p.refs[ref] = res.Tip // it may have moved since we looked
+	if err := p.s.dots.NoteSeen(ctx, p.n, p.u, map[string]object.ID{ref: res.Tip}); err != nil {
+		return err
+	}
+	item := api.Travel{Ref: refWords(ref), Did: api.DidNothing, Old: hexOrEmpty(here), New: res.Tip.String()}
+	switch res.Relation {
+	case remote.Same:
+		return p.t.did(item)
+	case remote.Ahead:
+		item.Did = api.DidAhead
+		return p.t.did(item)
+	case remote.Diverged:
+		if !p.req.Stash {
+			return remote.ErrDiverged(branch, here, res.Tip)
+		}
+		if err := p.stash(ctx, n, here); err != nil {
+			return err
+		}
+	}
+	if item.Did = api.DidMove; here.IsZero() {
+		item.Did = api.DidMake
+	}
+	if err := p.s.moveForward(ctx, n, here, res.Tip); err != nil {
+		return err
+	}
+	return p.t.did(item)
+}
+
+// mayMove refuses, before anything travels, what could not be moved afterwards. What has not been fetched yet can only move
+// the branch, or have diverged from it.
+func (p *pulling) mayMove(ctx context.Context, n dot.Name, here, there object.ID) error {
+	known, err := p.s.store.Has(there)
+	if err != nil || known {
+		return err
+	}
+	return p.s.mayMove(ctx, n)
+}
+
+// stash keeps what has diverged here as another branch.
+func (p *pulling) stash(ctx context.Context, n dot.Name, here object.ID) error {
+	name := n.Branch + "-diverged-" + here.Short()
+	if p.tips.Heads[name] != here {
+		if err := p.s.dots.AddBranch(ctx, n, name, here); err != nil {
+			return err
+		}
+	}
+	return p.t.did(api.Travel{Ref: "branch " + n.Branch, Did: api.DidStash, New: here.String(), Detail: "branch " + name})
+}
+
+// tags takes tags in. One that stands for another commit here stays as it is.
+func (p *pulling) tags(ctx context.Context, tags map[string]object.ID) error {
+	wanted := map[string]object.ID{}
+	var tips []object.ID
+	for tag, id := range tags {
+		if p.tips.Tags[tag] != id {
+			wanted[tag] = id
+			tips = append(tips, id)
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	st, release, err := remote.Fetch(ctx, p.s.local(), p.there, tips, p.tips.All(), remote.FetchOptions{Progress: p.t.progress})
+	p.t.add(st)
+	if err != nil {
+		return err
+	}
+	defer release()
+	made, clash, err := p.s.dots.TakeTags(ctx, p.n, wanted)
+	if err != nil {
+		return err
+	}
+	for _, tag := range made {
+		if err := p.t.did(api.Travel{Ref: "tag " + tag, Did: api.DidMake, New: wanted[tag].String()}); err != nil {
+			return err
+		}
+	}
+	for _, tag := range clash {
+		err := p.t.did(api.Travel{
+			Ref: "tag " + tag, Did: api.DidClash, Old: hexOrEmpty(p.tips.Tags[tag]), New: wanted[tag].String(),
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mayMove refuses to move a branch whose working copy is dirty or in use.
+func (s *server) mayMove(ctx context.Context, n dot.Name) error {
+	err := s.dots.CheckClean(ctx, n)
+	if errs.KindOf(err) == errs.NotFound {
+		return nil // the branch is not there: it will be made
+	}
+	if err != nil {
+		return err
+	}
+	wc, err := s.dots.WorkingCopy(ctx, n)
+	if err != nil {
+		return err
+	}
+	return s.branches.unused(wc.ID, n)
+}
+
+// moveForward moves a branch to a commit that has arrived, or makes it there. The working copy and its mounts follow.
+func (s *server) moveForward(ctx context.Context, n dot.Name, from, to object.ID) error {
+	if from.IsZero() {
+		_, err := s.dots.WorkingCopy(ctx, n)
+		if errs.KindOf(err) == errs.NotFound {
+			return s.dots.AddBranch(ctx, n, n.Branch, to)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := s.mayMove(ctx, n); err != nil {
+		return err
+	}
+	if err := s.dots.Forward(ctx, n, from, to); err != nil {
+		return err
+	}
+	return s.rebindAlone(ctx, n)
+}
