@@ -47,6 +47,9 @@ const (
 	OpPull         Op = "pull"
 	OpClone        Op = "clone"
 	OpTransfers    Op = "transfers"
+	OpPrune        Op = "prune"
+	OpAutoCommit   Op = "auto-commit"
+	OpUsage        Op = "usage"
 )
 
 // Ops returns all operations, for tests that walk a whole table.
@@ -56,6 +59,7 @@ func Ops() []Op {
 		OpBranches, OpDeleteBranch, OpCheckout, OpReset, OpRestore, OpTags, OpTag, OpDeleteTag, OpMount, OpUnmount,
 		OpMounts, OpShowDot, OpDeleteDot, OpRenameDot, OpImport, OpExport, OpGC, OpFsck,
 		OpProbeRemote, OpCheckRemote, OpRemoteDots, OpShares, OpSetUpstream, OpPush, OpPull, OpClone, OpTransfers,
+		OpPrune, OpAutoCommit, OpUsage,
 	}
 }
 
@@ -80,9 +84,10 @@ type ServerResult struct {
 	Why     string        `json:"why,omitempty"`
 	Dots    int           `json:"dots"`
 	Mounts  []Mount       `json:"mounts"`
-	Store   int64         `json:"store"` // bytes on disk under store/
-	Work    int64         `json:"work"`  // bytes on disk under work/
-	Free    int64         `json:"free"`  // bytes free on the filesystem of the state directory
+	Store   int64         `json:"store"`   // bytes on disk under store/
+	Work    int64         `json:"work"`    // bytes on disk under work/
+	Free    int64         `json:"free"`    // bytes free on the filesystem of the state directory
+	Reserve int64         `json:"reserve"` // bytes that commits leave free there
 }
 
 // StopRequest asks the server to end.
@@ -345,7 +350,8 @@ type ShowDotResult struct {
 	Tags     []Tag    `json:"tags"`
 	Subdots  []Subdot `json:"subdots"`
 
-	Upstreams []Upstream `json:"upstreams"`
+	Upstreams  []Upstream  `json:"upstreams"`
+	AutoCommit *AutoCommit `json:"auto_commit,omitempty"`
 }
 
 // RenameDotRequest gives a dot a new name.
@@ -378,6 +384,7 @@ type GCResult struct {
 	Objects int64 `json:"objects"` // removed
 	Kept    int64 `json:"kept"`    // objects still there
 	Freed   int64 `json:"freed"`   // bytes on disk
+	NoRoom  int64 `json:"no_room"` // bytes that could not be freed because the disk is too full to write what lives beside them
 	Packs   int   `json:"packs"`   // rewritten or removed
 }
 

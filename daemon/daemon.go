@@ -47,6 +47,8 @@ type Config struct {
 	Home  string    // absolute path of the state directory
 	Cache string    // CacheAuto, CacheWriteback or CacheThrough
 	Log   io.Writer // where the log goes; nil: dm.log in Home
+	// Reserve is how many bytes commits leave free on the disk of Home; 0: a hundredth of it, between 64 MiB and 1 GiB.
+	Reserve int64
 }
 
 func (c Config) check() error {

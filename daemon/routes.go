@@ -70,6 +70,9 @@ func (s *server) handlers() map[api.Op]handler {
 		api.OpPull:         streaming(s.pull),
 		api.OpClone:        streaming(s.clone),
 		api.OpTransfers:    plain(s.listTransfers),
+		api.OpPrune:        streaming(s.prune),
+		api.OpAutoCommit:   plain(s.autoCommit),
+		api.OpUsage:        plain(s.usage),
 	}
 }
 

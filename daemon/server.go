@@ -22,6 +22,7 @@ type server struct {
 	home    *home
 	log     *slog.Logger
 	started time.Time
+	reserve int64  // bytes that commits leave free on the disk
 	why     string // the cache mode is not what could be best because of this
 
 	store    *store.Store
@@ -37,6 +38,7 @@ type server struct {
 	// names locks dots by namespace/name: shared by what uses a dot, alone by what changes where it is mounted.
 	names keyed
 	ops   opGate
+	auto  *auto
 	stop  chan struct{} // closed when a client has stopped the server
 }
 
@@ -54,7 +56,10 @@ func newServer(ctx context.Context, cfg Config, h *home, log *slog.Logger) (s *s
 	if err := errors.Join(h.cleanStale(), s.links.clear()); err != nil {
 		return s, err
 	}
-	if s.store, err = store.Open(ctx, h.path(storeDir), store.Options{MinFree: minFree}); err != nil {
+	if s.reserve, err = cfg.reserve(h.dir); err != nil {
+		return s, err
+	}
+	if s.store, err = store.Open(ctx, h.path(storeDir), store.Options{MinFree: s.reserve}); err != nil {
 		return s, err
 	}
 	if err := s.startMounts(ctx); err != nil {
@@ -66,10 +71,6 @@ func newServer(ctx context.Context, cfg Config, h *home, log *slog.Logger) (s *s
 	}
 	return s, s.mountAll(ctx)
 }
-
-// minFree is how many bytes stay free on the disk of the store: a commit is refused before a full disk breaks it, and
-// working copies can still be written to and cleaned up.
-const minFree = 64 << 20
 
 // startMounts starts what mounting needs, and finds out how this kernel can cache.
 func (s *server) startMounts(ctx context.Context) error {
@@ -111,6 +112,7 @@ func (s *server) serve(ctx context.Context) error {
 		BaseContext:       func(net.Listener) context.Context { return opCtx },
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
+	s.auto = startAuto(opCtx, s)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	s.log.Info("server is ready", "took", time.Since(s.started))
@@ -126,6 +128,7 @@ func (s *server) serve(ctx context.Context) error {
 	}
 	notify(s.log, stateStopping)
 	s.shutdown(ctx, srv, cancelOps)
+	s.auto.stop()
 	return errors.Join(err, s.close(context.WithoutCancel(ctx)))
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -78,7 +79,11 @@ func spawn(cfg Config, log *os.File) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, errs.New(errs.Internal, "find dm's own program: %w", err)
 	}
-	child := exec.Command(exe, "server", "--home", cfg.Home, "--cache", cfg.Cache, "--log", "file")
+	args := []string{"server", "--home", cfg.Home, "--cache", cfg.Cache, "--log", "file"}
+	if cfg.Reserve > 0 {
+		args = append(args, "--reserve", strconv.FormatInt(cfg.Reserve, 10))
+	}
+	child := exec.Command(exe, args...)
 	child.Dir = "/" // the server must not keep the caller's directory busy
 	child.Stdout, child.Stderr = log, log
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

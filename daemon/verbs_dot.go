@@ -203,7 +203,8 @@ func (s *server) showDot(ctx context.Context, req api.DotRequest) (r api.ShowDot
 		for _, u := range info.Upstreams {
 			r.Upstreams = append(r.Upstreams, api.Upstream{Remote: u.Remote, Name: u.Name})
 		}
-		return nil
+		r.AutoCommit, err = s.autoOf(ctx, n)
+		return err
 	})
 	return r, err
 }

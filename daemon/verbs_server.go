@@ -20,7 +20,7 @@ import (
 func (s *server) serverStatus(ctx context.Context, _ api.Empty) (api.ServerResult, error) {
 	r := api.ServerResult{
 		ID: s.home.id.ID, PID: os.Getpid(), Home: api.Path(s.home.dir), Version: ownVersion(), Started: s.started,
-		Cache: s.branches.cache.String(), Why: s.why, Mounts: []api.Mount{},
+		Cache: s.branches.cache.String(), Why: s.why, Mounts: []api.Mount{}, Reserve: s.reserve,
 	}
 	names, err := s.dots.Names(ctx)
 	if err != nil {
@@ -125,7 +125,7 @@ func (s *server) gc(ctx context.Context, _ api.Empty, out *api.Stream) (api.GCRe
 	stats, err := s.store.GC(ctx, store.GCOptions{Progress: storeProgress(out)})
 	return api.GCResult{
 		Objects: int64(stats.Freed), Kept: int64(stats.Kept), Freed: stats.BytesFreed,
-		Packs: stats.PacksRemoved + stats.PacksRewritten,
+		Packs: stats.PacksRemoved + stats.PacksRewritten, NoRoom: stats.NoRoom,
 	}, err
 }
 

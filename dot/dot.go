@@ -7,6 +7,7 @@
 //	names/NAMESPACE/NAME      the dot's id
 //	dots/ID                   the dot: its name, current branch, cache mode, upstreams
 //	branches/ID/BRANCH        the branch: the directory of its working copy, its number of commits
+//	auto/ID                   when the dot is committed by itself, and how that went
 //	trash/COPY                the directory of a working copy that is to be deleted
 //	refs dots/ID/heads/BRANCH and dots/ID/tags/TAG point to commits, and so does what was seen at remotes (remote.go)
 //
@@ -216,8 +217,10 @@ func (r *dotRecord) remove(tx *store.Tx) error {
 			return err
 		}
 	}
-	if err := tx.SetMeta(nameKey(r.name()), nil); err != nil {
-		return err
+	for _, key := range []string{nameKey(r.name()), autoKey(r.ID)} {
+		if err := tx.SetMeta(key, nil); err != nil {
+			return err
+		}
 	}
 	return tx.SetMeta(dotKey(r.ID), nil)
 }

@@ -72,8 +72,9 @@ func (k KeepRule) parts() []keepPart {
 
 // dated is a commit and when it was made.
 type dated struct {
-	id object.ID
-	at time.Time
+	id   object.ID
+	at   time.Time
+	auto bool // made by itself
 }
 
 // keeps returns which of the commits, the newest first, stay and because of what.

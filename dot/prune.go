@@ -17,6 +17,8 @@ type PruneRequest struct {
 	Keep   KeepRule
 	All    bool // all branches of the dot, each by the rule
 	DryRun bool // only say what would be done
+	// OnlyAuto leaves alone what users have committed: the rule is about automatic commits.
+	OnlyAuto bool
 }
 
 // PruneResult says what a prune did. Space comes back with the next gc.
@@ -31,7 +33,7 @@ type PruneResult struct {
 // PrunedCommit is a commit that a prune looked at.
 type PrunedCommit struct {
 	CommitInfo
-	Why []string `json:"why,omitempty"` // it stays: parts of the rule, "tip", "tag NAME" or "branch NAME"
+	Why []string `json:"why,omitempty"` // it stays: parts of the rule, "tip", "tag NAME", "branch NAME" or "by hand"
 }
 
 // Prune gives up the content of those commits of a branch that the rule does not keep. Their records stay, so that no id and
@@ -173,7 +175,7 @@ func (d *Dots) plan(ctx context.Context, n Name, req PruneRequest) (_ *prunePlan
 	if err != nil {
 		return nil, nil, err
 	}
-	return p, unlock, d.choose(ctx, p, req.Keep)
+	return p, unlock, d.choose(ctx, p, req)
 }
 
 // holdBases takes the bases of the branches' working copies, always in the same order.
@@ -196,7 +198,7 @@ func (d *Dots) holdBases(ctx context.Context, branches []branchState) (unlock fu
 }
 
 // choose fills in what goes and what stays.
-func (d *Dots) choose(ctx context.Context, p *prunePlan, rule KeepRule) error {
+func (d *Dots) choose(ctx context.Context, p *prunePlan, req PruneRequest) error {
 	why := map[object.ID][]string{}
 	own := map[string]bool{}
 	var order []dated
@@ -207,10 +209,18 @@ func (d *Dots) choose(ctx context.Context, p *prunePlan, rule KeepRule) error {
 		if err != nil {
 			return err
 		}
-		for id, parts := range rule.keeps(commits) {
+		order = append(order, commits...)
+		if req.OnlyAuto {
+			commits = slices.DeleteFunc(slices.Clone(commits), func(c dated) bool {
+				if !c.auto {
+					why[c.id] = append(why[c.id], "by hand")
+				}
+				return !c.auto
+			})
+		}
+		for id, parts := range req.Keep.keeps(commits) {
 			why[id] = append(why[id], parts...)
 		}
-		order = append(order, commits...)
 	}
 	if err := d.others(ctx, p, own, why); err != nil {
 		return err
@@ -271,7 +281,8 @@ func (d *Dots) others(ctx context.Context, p *prunePlan, own map[string]bool, wh
 // dates returns the commits that lead to one and were not pruned, the newest first.
 func (d *Dots) dates(ctx context.Context, tip object.ID) (list []dated, err error) {
 	err = d.ancestors(ctx, []object.ID{tip}, func(id object.ID, c *object.Commit) error {
-		list = append(list, dated{id, c.Time})
+		_, auto := c.System[systemAuto]
+		list = append(list, dated{id, c.Time, auto})
 		return nil
 	})
 	slices.SortStableFunc(list, func(x, y dated) int { return y.at.Compare(x.at) })

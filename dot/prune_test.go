@@ -29,7 +29,7 @@ func TestKeepRule(t *testing.T) {
 		"2026-03-02 12:50", "2026-03-02 12:10", "2026-03-02 09:00", "2026-03-01 23:59", "2026-02-27 10:00",
 		"2026-02-27 09:00", "2026-02-20 10:00", "2026-01-31 10:00", "2025-12-29 10:00",
 	} {
-		commits = append(commits, dated{object.Sum(object.KindChunk, []byte{byte(i)}), at(s)})
+		commits = append(commits, dated{id: object.Sum(object.KindChunk, []byte{byte(i)}), at: at(s)})
 	}
 	for _, c := range []struct {
 		rule KeepRule
@@ -302,5 +302,57 @@ func TestUsage(t *testing.T) {
 	}
 	if stats.BytesFreed < ua.Alone*95/100 || stats.BytesFreed > ua.Alone*105/100 {
 		t.Errorf("the dot alone held %d bytes, its deletion freed %d", ua.Alone, stats.BytesFreed)
+	}
+}
+
+// Automatic commits are made when they are due, with a rule of their own that leaves what users have committed.
+func TestAutoCommit(t *testing.T) {
+	h := newHome(t)
+	n := name(t, "app")
+	info, err := h.Create(t.Context(), n, CreateOptions{Subdots: []string{"db"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hand := h.history(t, n, 2)
+	auto := &AutoCommit{Every: 10 * time.Minute, IfDirty: true, Keep: KeepRule{Last: 2}}
+	if err := h.SetAutoCommit(t.Context(), n, &AutoCommit{Every: time.Millisecond}); errs.KindOf(err) != errs.Usage {
+		t.Errorf("every millisecond: %v", err)
+	}
+	if err := h.SetAutoCommit(t.Context(), n, auto); err != nil {
+		t.Fatal(err)
+	}
+	due, err := h.AutoCommits()
+	if err != nil || len(due) != 1 || due[info.ID].Sub(time.Unix(1e9, 0)) < auto.Every {
+		t.Fatalf("due: %v, %v", due, err)
+	}
+	var made []string
+	for i := range 5 {
+		res, err := h.RunAutoCommit(t.Context(), info.ID)
+		if err != nil || res.Commit != nil {
+			t.Fatalf("a run while nothing had changed: %+v, %v", res, err)
+		}
+		h.fs(n).write("db/file", []byte(fmt.Sprint(i)))
+		if res, err = h.RunAutoCommit(t.Context(), info.ID); err != nil || res.Commit == nil {
+			t.Fatalf("a run: %+v, %v", res, err)
+		}
+		made = append(made, res.Commit.Commit)
+		h.reopen()
+	}
+	if got := h.logged(t, n, ""); !slices.Equal(got, append(hexes(hand...), made[3:]...)) {
+		t.Errorf("the log is %v", got)
+	}
+	set, err := h.AutoCommit(t.Context(), n)
+	if err != nil || set.Commit != made[4] || set.Error != "" || !set.Due().After(set.Last) {
+		t.Errorf("the setting is %+v, %v", set, err)
+	}
+	if err := h.SetAutoCommit(t.Context(), n, nil); err != nil {
+		t.Fatal(err)
+	}
+	h.fs(n).write("db/file", []byte("more"))
+	if res, err := h.RunAutoCommit(t.Context(), info.ID); err != nil || res.Commit != nil {
+		t.Errorf("a run of what was switched off: %+v, %v", res, err)
+	}
+	if set, err := h.AutoCommit(t.Context(), n); set != nil || err != nil {
+		t.Errorf("what was switched off: %+v, %v", set, err)
 	}
 }

@@ -15,7 +15,8 @@ const writeBack = 8 << 20
 // appender writes records to packs that it has leased, full ones being sealed. It is safe for concurrent use; sync and
 // close come when all appends are done.
 type appender struct {
-	s *Store
+	s       *Store
+	reserve bool // leaves Options.MinFree free on the disk
 
 	mu    sync.Mutex
 	packs []*packFile // the last one is being appended to, unless it has ended
@@ -24,7 +25,7 @@ type appender struct {
 
 // append writes a record and returns where it is.
 func (a *appender) append(rec []byte) (num uint64, off int64, err error) {
-	f, off, flush, err := a.reserve(int64(len(rec)))
+	f, off, flush, err := a.place(int64(len(rec)))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -35,15 +36,26 @@ func (a *appender) append(rec []byte) (num uint64, off int64, err error) {
 		return 0, 0, err
 	}
 	if flush {
+		if err := a.room(); err != nil {
+			return 0, 0, err
+		}
 		// Only a hint: what fails here fails again in the sync.
 		unix.SyncFileRange(int(f.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	}
 	return f.num, off, nil
 }
 
-// reserve finds room for n bytes: at the end of the pack at hand, or of another if that is full. flush says that it is time
+// room says whether more may be written.
+func (a *appender) room() error {
+	if !a.reserve {
+		return nil
+	}
+	return a.s.reserve()
+}
+
+// place finds room for n bytes: at the end of the pack at hand, or of another if that is full. flush says that it is time
 // to write back.
-func (a *appender) reserve(n int64) (f *packFile, off int64, flush bool, err error) {
+func (a *appender) place(n int64) (f *packFile, off int64, flush bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if k := len(a.packs); k > 0 && !a.packs[k-1].ended {

@@ -51,7 +51,8 @@ type item struct {
 
 const pending = -1
 
-// Begin opens a batch. It fails with errs.NoSpace if the disk has less free than Options.MinFree.
+// Begin opens a batch. It fails with errs.NoSpace if the disk has less free than Options.MinFree, as do batches that come
+// to that.
 func (s *Store) Begin(ctx context.Context) (*Batch, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -59,17 +60,10 @@ func (s *Store) Begin(ctx context.Context) (*Batch, error) {
 	if err := s.usable(); err != nil {
 		return nil, err
 	}
-	if s.opts.MinFree > 0 {
-		free, err := freeBytes(s.dir)
-		if err != nil {
-			return nil, errs.New(errs.KindOf(err), "look up free space of store %s: %w", s.dir, err)
-		}
-		if free < s.opts.MinFree {
-			return nil, errs.WithHint(errs.New(errs.NoSpace, "the disk under store %s has %d MiB free, less than the %d MiB to be kept",
-				s.dir, free>>20, s.opts.MinFree>>20), "free some space; 'dm gc' may help")
-		}
+	if err := s.reserve(); err != nil {
+		return nil, err
 	}
-	b := &Batch{s: s, out: appender{s: s}, index: map[object.ID]int32{}, used: map[object.ID]struct{}{}}
+	b := &Batch{s: s, out: appender{s: s, reserve: true}, index: map[object.ID]int32{}, used: map[object.ID]struct{}{}}
 	b.written.L = &b.mu
 	s.mu.Lock()
 	s.batches[b] = struct{}{}

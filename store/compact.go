@@ -192,11 +192,17 @@ func (g *collection) rewriteGroup(ctx context.Context, group []victim) error {
 	}
 	for i := range group {
 		v := &group[i]
-		var err error
-		if v.taken {
+		room, err := g.s.roomToMove(v.live)
+		if err != nil {
+			return err
+		}
+		if v.taken && room {
 			if err = g.rewrite(ctx, v); err == nil {
 				continue
 			}
+		}
+		if !room {
+			g.stats.NoRoom += v.info.size - v.live
 		}
 		// A pack that a batch has, and a damaged one, stays as it is; fsck says what is wrong with it.
 		g.stats.BytesDead += v.info.size - v.live
@@ -299,6 +305,14 @@ func (g *collection) freeHidden(ctx context.Context) error {
 	slices.SortFunc(deps, func(x, y moved) int {
 		return cmp.Or(cmp.Compare(x.old.depth, y.old.depth), bytes.Compare(x.id[:], y.id[:]))
 	})
+	need := int64(0)
+	for _, it := range deps {
+		need += int64(it.old.plain)
+	}
+	if room, err := g.s.roomToMove(need); err != nil || !room {
+		g.stats.NoRoom += need // about: what is hidden stays hidden
+		return err
+	}
 	m := &mover{s: g.s, out: appender{s: g.s}}
 	instead := map[object.ID]object.ID{} // hidden base: the first object that was stored anew without it
 	kept := false

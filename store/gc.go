@@ -31,6 +31,7 @@ type GCStats struct {
 	Freed          int   // objects
 	BytesFreed     int64 // on disk, packs only
 	BytesDead      int64 // still on disk, in packs with too little of them to be rewritten or in use by a batch
+	NoRoom         int64 // of the dead bytes: could not be freed because the disk is too full to write what lives beside them
 	PacksRemoved   int   // with nothing alive in them
 	PacksRewritten int
 	Duration       time.Duration

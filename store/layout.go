@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
 	"dm/internal/durable"
@@ -65,6 +66,34 @@ func checkFormat(dir string) error {
 	}
 	return nil
 }
+
+// reserve fails with errs.NoSpace where the disk has less free than Options.MinFree: what is left is for those who already use
+// it, and for what gives space back.
+func (s *Store) reserve() error {
+	if s.opts.MinFree <= 0 {
+		return nil
+	}
+	free, err := freeBytes(s.dir)
+	if err != nil {
+		return errs.New(errs.KindOf(err), "look up free space of store %s: %w", s.dir, err)
+	}
+	if free >= s.opts.MinFree {
+		return nil
+	}
+	return errs.WithHint(errs.New(errs.NoSpace,
+		"too little space: the disk under store %s has %s free, less than the reserve of %s; nothing more is stored",
+		s.dir, humanize.IBytes(uint64(free)), humanize.IBytes(uint64(s.opts.MinFree))),
+		"make room: 'dm du' shows what takes it, 'dm prune' and 'dm gc' give it back; volumes stay writable")
+}
+
+// roomToMove says whether gc may write n bytes in order to free more. It may go into the reserve, most of which is for that.
+func (s *Store) roomToMove(n int64) (bool, error) {
+	free, err := freeBytes(s.dir)
+	return free-n >= max(s.opts.MinFree/8, leastFree), err
+}
+
+// leastFree is what gc leaves free in any case, in bytes: the index needs some to note what was freed.
+const leastFree = 4 << 20
 
 // freeBytes returns what unprivileged writers can still use of the disk, in bytes.
 func freeBytes(dir string) (int64, error) {

@@ -38,7 +38,7 @@ func (s *Store) get(ctx context.Context, kind object.Kind, id object.ID, find fi
 
 // load reads an object from its pack and verifies it.
 func (s *Store) load(ctx context.Context, kind object.Kind, id object.ID, find finder) ([]byte, error) {
-	// A gc may move an object between the lookup and the reading. Then the index knows the new place.
+	// A gc may move an object between the lookup and the reading, or store it without its base. Then the index knows better.
 	for try := 0; ; try++ {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -60,8 +60,17 @@ func (s *Store) load(ctx context.Context, kind object.Kind, id object.ID, find f
 // retries is how often an object is looked for again whose pack was gone when it was to be read.
 const retries = 3
 
-// movedAway says whether err is that of a pack that is not there (any more).
-func movedAway(err error) bool { return errors.Is(err, fs.ErrNotExist) && !isUnknown(err) }
+// movedAway says whether err is that of a pack that is not there (any more), or of a base that a gc may have made needless
+// since its delta was looked up.
+func movedAway(err error) bool {
+	var b baseMissing
+	return errors.Is(err, fs.ErrNotExist) && !isUnknown(err) || errors.As(err, &b)
+}
+
+// baseMissing is the error for a delta without its base.
+type baseMissing struct{ id object.ID }
+
+func (b baseMissing) Error() string { return "delta base " + b.id.Short() + " is missing" }
 
 // unknown is the error for an object that the index does not have.
 type unknown struct {
@@ -124,7 +133,7 @@ func (s *Store) chain(id object.ID, e entry, find finder) (links []link, base []
 		if err != nil {
 			return nil, nil, err
 		} else if !ok {
-			return nil, nil, errs.New(errs.Damaged, "delta base %s is missing", next.Short())
+			return nil, nil, errs.New(errs.Damaged, "%w", baseMissing{next})
 		}
 		if plain, ok := s.cache.get(e.kind, next); ok {
 			return links, plain, nil

@@ -52,7 +52,7 @@ import (
 type Options struct {
 	CacheBytes int64      // memory for decoded objects; 0: 64 MiB
 	PackBytes  int64      // a pack of this size is sealed and a new one begun; 0: 256 MiB
-	MinFree    int64      // free bytes on the disk below which Begin refuses; 0: no limit
+	MinFree    int64      // free bytes on the disk that batches leave; 0: no limit
 	Level      pack.Level // of compression
 }
 

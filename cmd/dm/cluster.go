@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"dm/api"
@@ -21,7 +22,8 @@ func newCluster(a *app) *cobra.Command {
 
 type clusterInitCmd struct {
 	*app
-	cache string
+	cache   string
+	reserve bytesFlag
 }
 
 func newClusterInit(a *app) *cobra.Command {
@@ -33,6 +35,7 @@ func newClusterInit(a *app) *cobra.Command {
 		RunE:  c.run,
 	}
 	registerCache(cmd, &c.cache)
+	registerReserve(cmd, &c.reserve)
 	return cmd
 }
 
@@ -40,12 +43,38 @@ func registerCache(cmd *cobra.Command, cache *string) {
 	cmd.Flags().StringVar(cache, "cache", daemon.CacheAuto, "how the kernel caches volumes: `MODE` auto, writeback or through")
 }
 
+func registerReserve(cmd *cobra.Command, reserve *bytesFlag) {
+	cmd.Flags().Var(reserve, "reserve", "`SIZE` that commits, pulls and clones leave free on the disk of the state directory"+
+		" (default a hundredth of it, between 64MiB and 1GiB)")
+}
+
+// bytesFlag is a flag with a number of bytes, such as 500MB or 2GiB.
+type bytesFlag int64
+
+func (b *bytesFlag) String() string {
+	if *b == 0 {
+		return ""
+	}
+	return strconv.FormatInt(int64(*b), 10)
+}
+
+func (b *bytesFlag) Type() string { return "size" }
+
+func (b *bytesFlag) Set(s string) error {
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n == 0 || n > 1<<60 {
+		return errs.New(errs.Usage, "%q is no size: write it as 500MB or 2GiB", s)
+	}
+	*b = bytesFlag(n)
+	return nil
+}
+
 func (c *clusterInitCmd) run(cmd *cobra.Command, _ []string) error {
 	home, err := c.homeDir()
 	if err != nil {
 		return err
 	}
-	started, err := daemon.Start(cmd.Context(), daemon.Config{Home: home, Cache: c.cache})
+	started, err := daemon.Start(cmd.Context(), daemon.Config{Home: home, Cache: c.cache, Reserve: int64(c.reserve)})
 	if err != nil {
 		return err
 	}
@@ -116,6 +145,7 @@ func (c *clusterStatusCmd) run(cmd *cobra.Command, _ []string) error {
 		{"store", amounts(r.Store)},
 		{"work", amounts(r.Work)},
 		{"free", amounts(r.Free)},
+		{"reserve", amounts(r.Reserve)},
 	}
 	for _, m := range r.Mounts {
 		fields = append(fields, []string{"mount", m.What + " on " + path(m.Dir)})
@@ -213,8 +243,9 @@ func (c *clusterResetCmd) run(cmd *cobra.Command, _ []string) error {
 
 type serverCmd struct {
 	*app
-	cache string
-	log   string
+	cache   string
+	log     string
+	reserve bytesFlag
 }
 
 func newServer(a *app) *cobra.Command {
@@ -226,6 +257,7 @@ func newServer(a *app) *cobra.Command {
 		RunE:  c.run,
 	}
 	registerCache(cmd, &c.cache)
+	registerReserve(cmd, &c.reserve)
 	cmd.Flags().StringVar(&c.log, "log", "stderr", "where the log goes: `DEST` stderr or file (dm.log in the state directory)")
 	return cmd
 }
@@ -235,7 +267,7 @@ func (c *serverCmd) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	cfg := daemon.Config{Home: home, Cache: c.cache}
+	cfg := daemon.Config{Home: home, Cache: c.cache, Reserve: int64(c.reserve)}
 	switch c.log {
 	case "stderr":
 		cfg.Log = c.err

@@ -76,6 +76,7 @@ func (c *dotShowCmd) run(cmd *cobra.Command, args []string) error {
 	for _, u := range r.Upstreams {
 		fields = append(fields, [2]string{"upstream." + u.Remote, u.Name})
 	}
+	fields = append(fields, autoFields(r.AutoCommit)...)
 	rows := make([][]string, 0, len(fields))
 	for _, f := range fields {
 		if c.scripting {

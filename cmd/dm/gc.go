@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 )
@@ -42,5 +43,13 @@ func (c *gcCmd) run(cmd *cobra.Command, _ []string) error {
 	}
 	_, err = fmt.Fprintf(c.out, "removed %d objects and kept %d, freed %s in %d packs\n",
 		r.Objects, r.Kept, amount(r.Freed, true), r.Packs)
+	sayNoRoom(c.err, r.NoRoom)
 	return written(err)
+}
+
+// sayNoRoom says that space could not be given back for want of space.
+func sayNoRoom(w io.Writer, bytes int64) {
+	if bytes > 0 {
+		fmt.Fprintf(w, "dm: %s more could be freed, but the disk has no room to write what lives beside it\n", size(bytes))
+	}
 }

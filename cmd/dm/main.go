@@ -103,9 +103,9 @@ func newRoot(a *app) *cobra.Command {
 	add(groupData, newInit(a), newPath(a), newList(a), newSwitch(a), newStatus(a), newMount(a), newUmount(a), newDot(a),
 		newImport(a), newExport(a))
 	add(groupHistory, newCommit(a), newLog(a), newShow(a), newDiff(a), newCat(a), newBranch(a), newCheckout(a),
-		newReset(a), newRestore(a), newTag(a))
+		newReset(a), newRestore(a), newTag(a), newPrune(a), newAutoCommit(a))
 	add(groupRemote, newPush(a), newPull(a), newClone(a), newRemote(a), newTransfers(a), newHub(a))
-	add(groupServer, newCluster(a), newServer(a), newGC(a), newFsck(a), newVersion(a))
+	add(groupServer, newCluster(a), newServer(a), newGC(a), newFsck(a), newDu(a), newVersion(a))
 	root.AddCommand(newCompletion(a), newDocs(a))
 	finish(a, root)
 	return root

@@ -30,6 +30,7 @@ type server struct {
 	base  string // a directory that other users can enter
 	home  string // DM_HOME
 	cache string
+	flags []string // more of 'dm server'
 	cmd   *exec.Cmd
 	ended chan struct{}
 }
@@ -61,9 +62,9 @@ func newServer(t *testing.T, cache string) *server {
 }
 
 // newServerAt starts a server with its state directory at home.
-func newServerAt(t *testing.T, cache, base, home string) *server {
+func newServerAt(t *testing.T, cache, base, home string, flags ...string) *server {
 	t.Helper()
-	s := &server{t: t, base: base, home: home, cache: cache}
+	s := &server{t: t, base: base, home: home, cache: cache, flags: flags}
 	t.Cleanup(s.cleanup)
 	s.start()
 	return s
@@ -99,7 +100,7 @@ func (s *server) start() {
 	}
 	defer log.Close()
 	s.ended = make(chan struct{})
-	cmd := exec.Command(os.Getenv(binaryEnv), "server", "--cache", s.cache)
+	cmd := exec.Command(os.Getenv(binaryEnv), append([]string{"server", "--cache", s.cache}, s.flags...)...)
 	cmd.Env = s.env()
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
