@@ -15,13 +15,13 @@ import (
 // FetchOptions tune Fetch. The zero value is right for most.
 type FetchOptions struct {
 	Parallel   int            // requests for chunks at a time; 0: 4
-	BatchBytes int64          // what was received is made durable each time it has this size; 0: 32 MiB
+	BatchBytes int64          // what was received is made durable each time it has this size; 0: 16 MiB
 	Progress   func(Progress) // told now and then, never twice at a time; may be nil
 }
 
 const (
 	defaultRequests = 4
-	defaultBatch    = 32 << 20
+	defaultBatch    = 16 << 20
 
 	// chunkBatch and metaBatch are how many objects one request asks for.
 	chunkBatch = 512
