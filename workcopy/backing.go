@@ -30,6 +30,7 @@ type backing struct {
 	h      *handle // nil while closed
 	gone   bool    // the node is gone: close when nobody uses the file any more
 	synced bool    // its name is durable
+	opened uint64  // how often it was acquired
 	used   atomic.Bool
 }
 
@@ -73,6 +74,7 @@ func (b *backing) acquire(create bool) (*handle, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.used.Store(true)
+	b.opened++
 	if b.h != nil {
 		b.h.users++
 		return b.h, nil
@@ -87,6 +89,13 @@ func (b *backing) acquire(create bool) (*handle, error) {
 	b.h, b.exists = &handle{fd: fd, users: 1}, true
 	b.files.add(b)
 	return b.h, nil
+}
+
+// uses counts the acquisitions so far: where it has not grown, nobody has read or written the file.
+func (b *backing) uses() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.opened
 }
 
 func (b *backing) name() string {

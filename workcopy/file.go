@@ -9,6 +9,8 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2"
 	"golang.org/x/sys/unix"
+
+	"dm/object"
 )
 
 // maxSize is the largest file: block numbers have 32 bits.
@@ -74,7 +76,12 @@ func (c *Copy) Read(ctx context.Context, id NodeID, p []byte, off int64) (int, e
 	}
 	p = p[:min(uint64(len(p)), size-uint64(off))]
 	partial := n.file.partial
+	through := uint64(len(p)) == size && n.file.handThrough()
+	committed := n.file.committed
 	c.mu.RUnlock()
+	if through {
+		return len(p), c.readThrough(ctx, n, committed, p)
+	}
 	if partial && len(p) > 0 {
 		end := uint64(off) + uint64(len(p))
 		if err := c.fill(ctx, id, uint64(off), end); err != nil {
@@ -83,6 +90,26 @@ func (c *Copy) Read(ctx context.Context, id NodeID, p []byte, off int64) (int, e
 		c.readAhead(n, uint64(off), end)
 	}
 	return len(p), n.file.readAt(p, off)
+}
+
+// handThrough says whether a read of the whole file is answered from the store without a copy in a backing file: when it
+// is the first and nothing of the file is local. Most small files are read once and then come from the kernel's cache; one
+// that is read again has fallen out of it. The caller holds Copy.mu.
+func (f *content) handThrough() bool {
+	return f.partial && f.local == nil && f.limit == f.committed.Size && !f.readOnce.Swap(true)
+}
+
+// readThrough reads a whole file from the committed content.
+func (c *Copy) readThrough(ctx context.Context, n *node, committed object.Content, p []byte) error {
+	piece, err := readPiece(ctx, c.cfg.Source, committed, 0, uint64(len(p)))
+	if err != nil {
+		return fmt.Errorf("read inode %d: %w", n.ino, err)
+	}
+	clear(p)
+	for _, q := range piece.parts {
+		copy(p[q.off:], q.data)
+	}
+	return nil
 }
 
 // readAt reads from the backing file; what lies behind its end, or in no file at all, is zero.
@@ -266,40 +293,41 @@ func (c *Copy) markWrite(w *writing, off, end uint64, killPriv, zero bool) {
 		flags |= blocksLocal | blocksPartial
 	}
 	if off > n.size { // a hole comes to be between the old end and the write
-		f.markZero(blocksUpTo(n.size), w.first)
-		c.journal.blocks(n, flags&^blocksDirty|blocksZero, blocksUpTo(n.size), w.first-min(w.first, blocksUpTo(n.size)))
+		if from := blocksUpTo(n.size); from < w.first {
+			f.markZero(from, w.first)
+			c.journal.blocks(n, flags&^blocksDirty|blocksZero, from, w.first-from)
+		}
 	}
 	if end > n.size {
 		w.grew, w.grown = true, n.size
 		c.resize(n, end)
 	}
+	a, b := w.first, w.first // of the range, what becomes zero by whole blocks
 	if zero {
-		a, b := blocksUpTo(off), blockOf(end)
+		a, b = blocksUpTo(off), blockOf(end)
 		if end == n.size {
 			b = blocksUpTo(end)
 		}
-		if a < b {
-			f.markZero(a, b)
-			c.journal.blocks(n, flags&^blocksDirty|blocksZero, a, b-a)
-			f.markDirty(w.first, a)
-			f.markDirty(b, w.end)
-		} else {
-			zero = false
+		if a >= b {
+			a, b = w.first, w.first
 		}
 	}
-	if !zero {
-		f.markDirty(w.first, w.end)
-	}
+	f.markZero(a, b)
+	f.markDirty(w.first, a)
+	f.markDirty(b, w.end)
 	n.mtime = c.now()
 	n.ctime = n.mtime
 	if n.dropPriv(killPriv) {
 		c.journal.inode(n)
 	}
-	if zero {
-		c.journal.blocks(n, flags, w.first, blocksUpTo(off)-w.first)
-		c.journal.blocks(n, flags, min(blockOf(end), w.end), w.end-min(blockOf(end), w.end))
-	} else {
-		c.journal.blocks(n, flags, w.first, w.end-w.first)
+	if a < b {
+		c.journal.blocks(n, flags&^blocksDirty|blocksZero, a, b-a)
+	}
+	if w.first < a {
+		c.journal.blocks(n, flags, w.first, a-w.first)
+	}
+	if b < w.end {
+		c.journal.blocks(n, flags, b, w.end-b)
 	}
 }
 

@@ -189,43 +189,60 @@ func (f *content) complete() bool {
 // the journal.
 func (c *Copy) promote() error {
 	c.mu.Lock()
-	var list []*node
+	var list []promotion
 	for n := range c.promotions {
 		if n.nlink > 0 {
-			list = append(list, n)
+			list = append(list, promotion{n: n})
 		}
 	}
 	clear(c.promotions)
 	c.mu.Unlock()
-	if len(list) == 0 {
-		return nil
+	if len(list) > fewFiles {
+		if err := c.syncTogether(list); err != nil {
+			return err
+		}
 	}
-	if err := c.syncAll(list); err != nil {
-		return err
-	}
-	for _, n := range list {
-		if err := c.promoteOne(n); err != nil {
+	for _, p := range list {
+		if err := c.promoteOne(p); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// syncAll syncs the backing files of many nodes: one by one if they are few, the whole filesystem at once otherwise.
-func (c *Copy) syncAll(list []*node) error {
-	if len(list) > 16 {
-		return c.syncFS()
-	}
-	for _, n := range list {
-		if err := n.file.sync(true); err != nil {
+// fewFiles are synced one by one; for more, the whole filesystem is synced at once.
+const fewFiles = 16
+
+// promotion is a node whose file is to become complete.
+type promotion struct {
+	n      *node
+	synced bool   // with uses the file's count of uses at that time
+	uses   uint64 // the same now: nobody has touched the file since
+}
+
+// syncTogether makes the bytes and sizes of many files durable at the price of one sync.
+func (c *Copy) syncTogether(list []promotion) error {
+	for i := range list {
+		p := &list[i]
+		f := p.n.file
+		f.io.Lock() // no write is on its way
+		c.mu.RLock()
+		size, ready := int64(p.n.size), c.promotable(p.n)
+		c.mu.RUnlock()
+		var err error
+		if ready {
+			err = f.setSize(size, true)
+			p.synced, p.uses = err == nil, f.uses()
+		}
+		f.io.Unlock()
+		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return c.syncFS()
 }
 
-// finish makes the bytes and the size of a file durable before it is called complete. It has been synced just now, so
-// that this is about what came since.
+// finish makes the bytes and the size of a file durable before it is called complete.
 func (b *backing) finish(size int64) error {
 	if err := b.setSize(size, true); err != nil {
 		return err
@@ -233,8 +250,8 @@ func (b *backing) finish(size int64) error {
 	return b.sync(true)
 }
 
-func (c *Copy) promoteOne(n *node) error {
-	f := n.file
+func (c *Copy) promoteOne(p promotion) error {
+	n, f := p.n, p.n.file
 	f.io.Lock() // neither bytes nor size change from here on
 	defer f.io.Unlock()
 	c.mu.RLock()
@@ -243,8 +260,10 @@ func (c *Copy) promoteOne(n *node) error {
 	if !ready {
 		return nil
 	}
-	if err := f.finish(size); err != nil {
-		return err
+	if !p.synced || p.uses != f.uses() {
+		if err := f.finish(size); err != nil {
+			return err
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
