@@ -115,9 +115,8 @@ func (c *Client) Reset(ctx context.Context, req ResetRequest) (ResetResult, erro
 }
 
 // Restore brings committed paths back.
-func (c *Client) Restore(ctx context.Context, req RestoreRequest) error {
-	_, err := call[Empty](ctx, c, OpRestore, req, Handlers{})
-	return err
+func (c *Client) Restore(ctx context.Context, req RestoreRequest) (RestoreResult, error) {
+	return call[RestoreResult](ctx, c, OpRestore, req, Handlers{})
 }
 
 // Tags asks for a dot's tags.
@@ -186,4 +185,9 @@ func (c *Client) GC(ctx context.Context, progress func(Progress)) (GCResult, err
 // Fsck verifies the store.
 func (c *Client) Fsck(ctx context.Context, req FsckRequest, progress func(Progress)) (FsckResult, error) {
 	return call[FsckResult](ctx, c, OpFsck, req, Handlers{Progress: progress})
+}
+
+// Restart restarts the containers that lost their volumes when an earlier server ended.
+func (c *Client) Restart(ctx context.Context) (RestartResult, error) {
+	return call[RestartResult](ctx, c, OpRestart, Empty{}, Handlers{})
 }

@@ -50,6 +50,7 @@ const (
 	OpPrune        Op = "prune"
 	OpAutoCommit   Op = "auto-commit"
 	OpUsage        Op = "usage"
+	OpRestart      Op = "restart"
 )
 
 // Ops returns all operations, for tests that walk a whole table.
@@ -59,7 +60,7 @@ func Ops() []Op {
 		OpBranches, OpDeleteBranch, OpCheckout, OpReset, OpRestore, OpTags, OpTag, OpDeleteTag, OpMount, OpUnmount,
 		OpMounts, OpShowDot, OpDeleteDot, OpRenameDot, OpImport, OpExport, OpGC, OpFsck,
 		OpProbeRemote, OpCheckRemote, OpRemoteDots, OpShares, OpSetUpstream, OpPush, OpPull, OpClone, OpTransfers,
-		OpPrune, OpAutoCommit, OpUsage,
+		OpPrune, OpAutoCommit, OpUsage, OpRestart,
 	}
 }
 
@@ -88,6 +89,21 @@ type ServerResult struct {
 	Work    int64         `json:"work"`    // bytes on disk under work/
 	Free    int64         `json:"free"`    // bytes free on the filesystem of the state directory
 	Reserve int64         `json:"reserve"` // bytes that commits leave free there
+	Docker  Docker        `json:"docker"`
+}
+
+// Docker is how the server stands with Docker.
+type Docker struct {
+	Plugin  string   `json:"plugin"`          // name of the volume driver, "" if it is not served
+	Why     string   `json:"why,omitempty"`   // it is not served
+	Error   string   `json:"error,omitempty"` // why containers are not known
+	Running []string `json:"running"`         // containers that use a dot
+	Stale   []string `json:"stale"`           // of these, what lost its volumes when an earlier server ended
+}
+
+// RestartResult is the containers that were restarted.
+type RestartResult struct {
+	Containers []string `json:"containers"`
 }
 
 // StopRequest asks the server to end.
@@ -122,6 +138,7 @@ type PathResult struct {
 type ListResult struct {
 	Server string `json:"server"`
 	Dots   []Dot  `json:"dots"`
+	Note   string `json:"note,omitempty"` // why containers are not known
 }
 
 // Dot is one row of `dm list`. Figures are those of the current branch, in bytes.
@@ -148,6 +165,7 @@ type StatusResult struct {
 	Head    string   `json:"head"` // commit id, empty before the first
 	Subdots []Subdot `json:"subdots"`
 	Total   Subdot   `json:"total"`
+	Note    string   `json:"note,omitempty"` // why containers are not known
 }
 
 // Subdot is the state of one subdot, or of all together.
@@ -166,6 +184,7 @@ type CommitRequest struct {
 	Message string            `json:"message"`
 	Author  string            `json:"author"`
 	Meta    map[string]string `json:"meta,omitempty"`
+	NoHooks bool              `json:"no_hooks,omitempty"` // do not run the hooks of containers
 }
 
 // CommitResult says what was committed and what it took.
@@ -267,12 +286,15 @@ type CheckoutRequest struct {
 	Dot    string `json:"dot"`
 	Branch string `json:"branch"`
 	Create bool   `json:"create"` // from the current branch's HEAD
+	// NoRestart refuses if containers run that would have to be restarted.
+	NoRestart bool `json:"no_restart,omitempty"`
 }
 
 // CheckoutResult says what was switched.
 type CheckoutResult struct {
-	Branch string `json:"branch"`
-	Head   string `json:"head"`
+	Branch    string   `json:"branch"`
+	Head      string   `json:"head"`
+	Restarted []string `json:"restarted"` // containers
 }
 
 // ResetRequest takes a dot's current branch back to a commit.
@@ -280,12 +302,15 @@ type ResetRequest struct {
 	Dot      string `json:"dot"`
 	Revision string `json:"revision"`
 	Hard     bool   `json:"hard"` // drop what is not committed
+	// NoRestart refuses if containers run that would have to be restarted.
+	NoRestart bool `json:"no_restart,omitempty"`
 }
 
 // ResetResult says where the branch is now.
 type ResetResult struct {
-	Head    string `json:"head"`
-	Dropped int64  `json:"dropped"` // dirty bytes given up
+	Head      string   `json:"head"`
+	Dropped   int64    `json:"dropped"`   // dirty bytes given up
+	Restarted []string `json:"restarted"` // containers
 }
 
 // RestoreRequest brings one subdot or path of a commit back into the working copy.
@@ -293,6 +318,13 @@ type RestoreRequest struct {
 	Dot      string `json:"dot"`
 	Revision string `json:"revision"`
 	Paths    []Path `json:"paths"` // each begins with the subdot
+	// NoRestart refuses if containers run that would have to be restarted.
+	NoRestart bool `json:"no_restart,omitempty"`
+}
+
+// RestoreResult says what restoring took.
+type RestoreResult struct {
+	Restarted []string `json:"restarted"` // containers
 }
 
 // TagsResult is the tags of a dot.
@@ -352,6 +384,8 @@ type ShowDotResult struct {
 
 	Upstreams  []Upstream  `json:"upstreams"`
 	AutoCommit *AutoCommit `json:"auto_commit,omitempty"`
+
+	Note string `json:"note,omitempty"` // why containers are not known
 }
 
 // RenameDotRequest gives a dot a new name.
@@ -360,10 +394,11 @@ type RenameDotRequest struct {
 	To  string `json:"to"`
 }
 
-// ImportRequest copies a directory of the host into a subdot.
+// ImportRequest copies a directory of the host, or a volume of Docker's own, into a subdot.
 type ImportRequest struct {
-	Dir  Path   `json:"dir"`  // absolute
-	Name string `json:"name"` // dot.subdot
+	Dir    Path   `json:"dir"`              // absolute; empty where there is a Volume
+	Volume string `json:"volume,omitempty"` // its name
+	Name   string `json:"name"`             // dot.subdot
 }
 
 // ImportResult says what was copied.

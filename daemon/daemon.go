@@ -16,7 +16,10 @@
 //	cache/        what can be read again from remotes: indexes of their packs
 //	look/         scratch space of commits mounted read-only; emptied at every start
 //	mounts.json   what `dm mount` made, so that a start makes it again
-//	mnt/          what `dm path` prints: NAMESPACE/DOT is a symlink to a mount in .branches
+//	volumes.json  Docker's volumes
+//	docker-plugin the name of the Docker plugin that this server had last
+//	stopped.json  containers that are stopped at the moment, to be started again
+//	mnt/          what `dm path` prints: NAMESPACE/DOT is a symlink to a mount in .branches; .volumes has what containers bind
 //
 // Only mnt/ is for others: the directories on the way to it can be passed by all users, as the services whose data it is
 // are usually not root. Everything else is the server's alone.
@@ -32,6 +35,7 @@ import (
 	"time"
 
 	"dm/api"
+	"dm/dockervol"
 	"dm/internal/errs"
 )
 
@@ -49,6 +53,9 @@ type Config struct {
 	Log   io.Writer // where the log goes; nil: dm.log in Home
 	// Reserve is how many bytes commits leave free on the disk of Home; 0: a hundredth of it, between 64 MiB and 1 GiB.
 	Reserve int64
+	// DockerPlugin is the name of the Docker volume plugin, or PluginOff. Empty: DefaultPlugin, if Docker is here and no
+	// other server has that name.
+	DockerPlugin string
 }
 
 func (c Config) check() error {
@@ -56,6 +63,11 @@ func (c Config) check() error {
 	case CacheAuto, CacheWriteback, CacheThrough:
 	default:
 		return errs.New(errs.Usage, "cache mode %q is not known: use %s, %s or %s", c.Cache, CacheAuto, CacheWriteback, CacheThrough)
+	}
+	if c.DockerPlugin != "" && c.DockerPlugin != PluginOff {
+		if err := dockervol.CheckName(c.DockerPlugin); err != nil {
+			return err
+		}
 	}
 	if os.Geteuid() != 0 {
 		return errs.WithHint(errs.New(errs.NotAllowed, "the dm server mounts filesystems, which only root may"),

@@ -33,6 +33,10 @@ const (
 	mountsFile   = "mounts.json"
 	mountDir     = "mnt"
 	branchesDir  = ".branches" // in mountDir
+	volumesDir   = ".volumes"  // in mountDir
+	volumesFile  = "volumes.json"
+	stoppedFile  = "stopped.json"
+	pluginFile   = "docker-plugin"
 )
 
 // identity is the content of server.json.
@@ -87,8 +91,10 @@ func (h *home) fill() (err error) {
 			return errs.New(errs.KindOf(err), "make the state directory: %w", err)
 		}
 	}
-	if err := os.MkdirAll(h.path(mountDir, branchesDir), 0o755); err != nil {
-		return errs.New(errs.KindOf(err), "make the state directory: %w", err)
+	for _, name := range []string{branchesDir, volumesDir} {
+		if err := os.MkdirAll(h.path(mountDir, name), 0o755); err != nil {
+			return errs.New(errs.KindOf(err), "make the state directory: %w", err)
+		}
 	}
 	return durable.SyncDir(h.dir)
 }

@@ -82,7 +82,7 @@ func (l links) clear() error {
 		return errs.New(errs.KindOf(err), "clear the mount directory: %w", err)
 	}
 	for _, ns := range namespaces {
-		if ns.Name() == branchesDir {
+		if ns.Name() == branchesDir || ns.Name() == volumesDir {
 			continue
 		}
 		dir := filepath.Join(l.dir, ns.Name())

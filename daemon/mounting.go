@@ -164,7 +164,7 @@ func (s *server) unmountAll(ctx context.Context, force bool) error {
 	var group errgroup.Group
 	for _, id := range s.branches.ids() {
 		group.Go(func() error {
-			err := s.branches.hide(wait, id)
+			err := s.hide(wait, id)
 			if err != nil && force {
 				s.log.Warn("volume is taken away from who uses it", "err", err)
 				// Whoever hangs in an unmount holds the lock that this needs.

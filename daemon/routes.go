@@ -73,6 +73,7 @@ func (s *server) handlers() map[api.Op]handler {
 		api.OpPrune:        streaming(s.prune),
 		api.OpAutoCommit:   plain(s.autoCommit),
 		api.OpUsage:        plain(s.usage),
+		api.OpRestart:      plain(s.restartStale),
 	}
 }
 

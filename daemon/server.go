@@ -35,6 +35,14 @@ type server struct {
 	remotes   remotes
 	transfers transfers
 
+	engine       engine
+	closeEngine  func()
+	plugin       plugin
+	volumes      *volumeList
+	volumeDriver *volumeDriver
+	stopped      *stoppedList
+	swaps        keyed // by namespace/name: checkouts, resets and the like, with the containers that they stop
+
 	// names locks dots by namespace/name: shared by what uses a dot, alone by what changes where it is mounted.
 	names keyed
 	ops   opGate
@@ -47,29 +55,48 @@ func newServer(ctx context.Context, cfg Config, h *home, log *slog.Logger) (s *s
 	s = &server{
 		cfg: cfg, home: h, log: log, started: time.Now(), stop: make(chan struct{}),
 		links: links{h.path(mountDir)}, binds: &binds{file: h.path(mountsFile)}, remotes: remotes{dir: h.path(cacheDir)},
+		volumes: &volumeList{file: h.path(volumesFile)},
+		stopped: &stoppedList{file: h.path(stoppedFile), all: map[string]stoppedRecord{}}, plugin: plugin{log: log},
 	}
+	s.volumeDriver = &volumeDriver{s: s, list: s.volumes, log: log, mounts: map[string]*volumeMount{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close(context.WithoutCancel(ctx)))
 		}
 	}()
-	if err := errors.Join(h.cleanStale(), s.links.clear()); err != nil {
+	if err := errors.Join(h.cleanStale(), s.links.clear(), s.volumeDriver.clear(), s.volumes.load()); err != nil {
 		return s, err
 	}
 	if s.reserve, err = cfg.reserve(h.dir); err != nil {
 		return s, err
 	}
+	docker, err := openEngine()
+	if err != nil {
+		return s, err
+	}
+	s.engine, s.closeEngine = docker, docker.close
 	if s.store, err = store.Open(ctx, h.path(storeDir), store.Options{MinFree: s.reserve}); err != nil {
 		return s, err
 	}
 	if err := s.startMounts(ctx); err != nil {
 		return s, err
 	}
-	s.dots, err = dot.Open(ctx, dot.Config{Store: s.store, Dir: h.path(workDir), Detach: s.branches.hide})
+	s.dots, err = dot.Open(ctx, dot.Config{Store: s.store, Dir: h.path(workDir), Detach: s.hide})
 	if err != nil {
 		return s, err
 	}
-	return s, s.mountAll(ctx)
+	if err := s.mountAll(ctx); err != nil {
+		return s, err
+	}
+	return s, s.startPlugin(ctx)
+}
+
+// hide unmounts a working copy, and what was made of it for Docker.
+func (s *server) hide(ctx context.Context, copyID string) error {
+	if err := s.volumeDriver.hide(copyID); err != nil {
+		return err
+	}
+	return s.branches.hide(ctx, copyID)
 }
 
 // startMounts starts what mounting needs, and finds out how this kernel can cache.
@@ -115,6 +142,8 @@ func (s *server) serve(ctx context.Context) error {
 	s.auto = startAuto(opCtx, s)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
+	s.servePlugin()
+	s.startContainers(opCtx)
 	s.log.Info("server is ready", "took", time.Since(s.started))
 	notify(s.log, stateReady)
 	select {
@@ -171,6 +200,10 @@ func (s *server) close(ctx context.Context) error {
 
 func (s *server) closeAll(ctx context.Context) error {
 	var all []error
+	s.plugin.close()
+	if s.closeEngine != nil {
+		defer s.closeEngine()
+	}
 	if s.branches != nil {
 		all = append(all, s.unmountAll(ctx, true))
 	}

@@ -62,6 +62,9 @@ func RunChild() (code int, ran bool) {
 	if os.Args[0] == bindHelper {
 		return runBind(os.Args[1:]), true
 	}
+	if os.Args[0] == standInHelper {
+		return runStandIn(os.Args[1:]), true
+	}
 	if len(os.Args) < 2 || os.Args[1] != fusefs.FlusherArg {
 		return 0, false
 	}

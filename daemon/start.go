@@ -83,6 +83,9 @@ func spawn(cfg Config, log *os.File) (*exec.Cmd, error) {
 	if cfg.Reserve > 0 {
 		args = append(args, "--reserve", strconv.FormatInt(cfg.Reserve, 10))
 	}
+	if cfg.DockerPlugin != "" {
+		args = append(args, "--docker-plugin", cfg.DockerPlugin)
+	}
 	child := exec.Command(exe, args...)
 	child.Dir = "/" // the server must not keep the caller's directory busy
 	child.Stdout, child.Stderr = log, log
@@ -215,6 +218,9 @@ func Destroy(ctx context.Context, dir string, force bool) error {
 	if err := h.cleanStale(); err != nil {
 		return err
 	}
+	if err := h.retireStandIn(ctx); err != nil {
+		return err
+	}
 	// To delete through a mount would delete what is mounted.
 	if left, err := mountsBelow(dir); err != nil {
 		return err
@@ -223,7 +229,7 @@ func Destroy(ctx context.Context, dir string, force bool) error {
 	}
 	// The identity goes last: as long as it is there, a reset that was interrupted can be run again.
 	for _, name := range []string{
-		api.SocketName, mountsFile, mountDir, lookDir, cacheDir, workDir, storeDir, logFile, logFile + ".1", identityFile, lockFile,
+		api.SocketName, mountsFile, volumesFile, stoppedFile, pluginFile, mountDir, lookDir, cacheDir, workDir, storeDir, logFile, logFile + ".1", identityFile, lockFile,
 	} {
 		if err := os.RemoveAll(h.path(name)); err != nil {
 			return errs.New(errs.KindOf(err), "delete the server's state: %w", err)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -137,8 +138,16 @@ func (s *server) list(ctx context.Context, _ api.Empty) (api.ListResult, error) 
 	if err != nil {
 		return r, err
 	}
+	uses, err := s.running(ctx)
+	if err != nil {
+		r.Note = err.Error()
+	}
 	for _, l := range all {
-		r.Dots = append(r.Dots, s.row(l))
+		row := s.row(l)
+		if n, err := dotName(l.Name); err == nil {
+			row.Containers = containerNames(filterUses(uses, ofDot(n)))
+		}
+		r.Dots = append(r.Dots, row)
 	}
 	return r, nil
 }
@@ -161,6 +170,9 @@ func (s *server) status(ctx context.Context, req api.DotRequest) (r api.StatusRe
 			Name: "total", Size: int64(st.Size), Dirty: int64(st.Dirty), Changed: int64(st.Changed), Local: int64(st.Local),
 			Containers: []string{},
 		}
+		uses, note := s.usesFor(ctx, n)
+		r.Note = note
+		s.fillContainers(uses, r.Subdots, &r.Total.Containers)
 		return nil
 	})
 	return r, err
@@ -203,6 +215,9 @@ func (s *server) showDot(ctx context.Context, req api.DotRequest) (r api.ShowDot
 		for _, u := range info.Upstreams {
 			r.Upstreams = append(r.Upstreams, api.Upstream{Remote: u.Remote, Name: u.Name})
 		}
+		uses, note := s.usesFor(ctx, n)
+		r.Note = note
+		s.fillContainers(uses, r.Subdots, &r.Containers)
 		r.AutoCommit, err = s.autoOf(ctx, n)
 		return err
 	})
@@ -219,11 +234,14 @@ func (s *server) deleteDot(ctx context.Context, req api.DotRequest) (api.Empty, 
 		if err := s.unboundOrConflict(func(m *bound) bool { return m.Name == key(n) && m.look == nil }); err != nil {
 			return err
 		}
+		if err := s.unusedOrConflict(ctx, "dot "+n.DotName(), ofDot(n)); err != nil {
+			return err
+		}
 		if err := s.dots.Delete(ctx, n); err != nil {
 			s.showAgain(ctx, n)
 			return err
 		}
-		return s.links.removeDot(n)
+		return errors.Join(s.links.removeDot(n), s.volumes.removeDot(key(n)))
 	})
 }
 
@@ -258,13 +276,17 @@ func (s *server) renameDot(ctx context.Context, req api.RenameDotRequest) (r api
 		first, second = to, from
 	}
 	rename := func() error {
+		// A container that binds a path with the old name in it would not find it when it starts again.
+		if err := s.unusedOrConflict(ctx, "dot "+from.DotName(), ofDot(from)); err != nil {
+			return err
+		}
 		if err := s.dots.Rename(ctx, from, to); err != nil {
 			return err
 		}
 		if err := s.links.removeDot(from); err != nil {
 			return err
 		}
-		if err := s.binds.rename(key(from), key(to)); err != nil {
+		if err := errors.Join(s.binds.rename(key(from), key(to)), s.volumes.renameDot(key(from), key(to))); err != nil {
 			return err
 		}
 		_, err := s.showCurrent(ctx, to)

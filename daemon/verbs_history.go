@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path"
+	"strings"
 
 	"dm/api"
 	"dm/dot"
@@ -11,9 +13,9 @@ import (
 
 func (s *server) commit(ctx context.Context, req api.CommitRequest, out *api.Stream) (r api.CommitResult, err error) {
 	err = s.withDot(req.Dot, func(n dot.Name) error {
-		c, err := s.dots.Commit(ctx, n, dot.CommitRequest{
+		c, err := s.commitWith(ctx, n, dot.CommitRequest{
 			Message: req.Message, Author: req.Author, Meta: req.Meta, Progress: progress(out, "committing"),
-		})
+		}, req.NoHooks)
 		if err != nil {
 			return err
 		}
@@ -126,7 +128,13 @@ func (s *server) importDir(ctx context.Context, req api.ImportRequest, out *api.
 	if err != nil {
 		return r, err
 	}
-	res, err := s.dots.Import(ctx, n, string(req.Dir), progress(out, "importing"))
+	dir := string(req.Dir)
+	if req.Volume != "" {
+		if dir, err = s.volumeToImport(ctx, req.Volume); err != nil {
+			return r, err
+		}
+	}
+	res, err := s.dots.Import(ctx, n, dir, progress(out, "importing"))
 	if err != nil {
 		return r, err
 	}
@@ -168,6 +176,10 @@ func (s *server) deleteBranch(ctx context.Context, req api.BranchRequest) (api.E
 		if err != nil {
 			return err
 		}
+		used := func(u containerUse) bool { return ofDot(n)(u) && u.branch == req.Branch }
+		if err := s.unusedOrConflict(ctx, "branch "+req.Branch, used); err != nil {
+			return err
+		}
 		if err := s.dots.DeleteBranch(ctx, n, req.Branch); err != nil {
 			// It may have been unmounted before it turned out that it must stay.
 			s.showAgain(ctx, dot.Name{Namespace: n.Namespace, Dot: n.Dot})
@@ -178,33 +190,50 @@ func (s *server) deleteBranch(ctx context.Context, req api.BranchRequest) (api.E
 	})
 }
 
-// checkout switches what a dot's path and its mounts show. If the branch cannot be mounted, the old one stays.
+// checkout switches what a dot's path, its mounts and its containers show. If the branch cannot be mounted, the old one stays.
 func (s *server) checkout(ctx context.Context, req api.CheckoutRequest) (r api.CheckoutResult, err error) {
 	n, err := branchName(req.Dot)
 	if err != nil {
 		return r, err
 	}
 	n.Branch = ""
-	err = s.withDotAlone(ctx, n, func() error {
-		before, err := s.dots.Info(ctx, n)
-		if err != nil {
+	// Nothing is stopped for what cannot be done.
+	if err := s.dots.MayCheckout(ctx, n, req.Branch, req.Create); err != nil {
+		return r, err
+	}
+	r.Branch = req.Branch
+	r.Restarted, err = s.swapped(ctx, swap{
+		dot: n, what: "checkout", noRestart: req.NoRestart,
+		affects: func(ctx context.Context) (func(containerUse) bool, error) {
+			info, err := s.dots.Info(ctx, n)
+			return func(u containerUse) bool { return info.Branch != req.Branch && ofDot(n)(u) && u.branch == "" }, err
+		},
+		change: func(ctx context.Context) (err error) {
+			r.Head, err = s.switchBranch(ctx, n, req)
 			return err
-		}
-		if err := s.dots.Checkout(ctx, n, req.Branch, req.Create); err != nil {
-			return err
-		}
-		// From here on it happens wholly, whether or not the client waits.
-		ctx := context.WithoutCancel(ctx)
-		if _, err := s.showCurrent(ctx, n); err != nil {
-			return s.checkoutBack(ctx, n, before.Branch, req, err)
-		}
-		r.Branch = req.Branch
-		if r.Head, err = s.head(ctx, n); err != nil {
-			return err
-		}
-		return s.rebind(ctx, n)
+		},
 	})
 	return r, err
+}
+
+// switchBranch is the checkout itself; the caller holds the dot's name alone. It returns where the branch is.
+func (s *server) switchBranch(ctx context.Context, n dot.Name, req api.CheckoutRequest) (head string, err error) {
+	before, err := s.dots.Info(ctx, n)
+	if err != nil {
+		return "", err
+	}
+	if err := s.dots.Checkout(ctx, n, req.Branch, req.Create); err != nil {
+		return "", err
+	}
+	// From here on it happens wholly, whether or not the client waits.
+	ctx = context.WithoutCancel(ctx)
+	if _, err := s.showCurrent(ctx, n); err != nil {
+		return "", s.checkoutBack(ctx, n, before.Branch, req, err)
+	}
+	if head, err = s.head(ctx, n); err != nil {
+		return "", err
+	}
+	return head, s.rebind(ctx, n)
 }
 
 // checkoutBack undoes a checkout that failed with cause.
@@ -231,14 +260,26 @@ func (s *server) head(ctx context.Context, n dot.Name) (string, error) {
 	return "", err
 }
 
+// reset takes a branch back to a commit, below its containers.
 func (s *server) reset(ctx context.Context, req api.ResetRequest) (r api.ResetResult, err error) {
-	err = s.withDot(req.Dot, func(n dot.Name) error {
-		res, err := s.dots.Reset(ctx, n, req.Revision, req.Hard)
-		if err != nil {
-			return err
-		}
-		r = api.ResetResult{Head: res.To, Dropped: int64(res.Discarded)}
-		return s.rebindAlone(ctx, n)
+	n, err := branchName(req.Dot)
+	if err != nil {
+		return r, err
+	}
+	if err := s.dots.MayReset(ctx, n, req.Revision, req.Hard); err != nil {
+		return r, err
+	}
+	r.Restarted, err = s.swapped(ctx, swap{
+		dot: dot.Name{Namespace: n.Namespace, Dot: n.Dot}, what: "reset", noRestart: req.NoRestart,
+		affects: func(ctx context.Context) (func(containerUse) bool, error) { return s.branchUses(ctx, n) },
+		change: func(ctx context.Context) error {
+			res, err := s.dots.Reset(ctx, n, req.Revision, req.Hard)
+			if err != nil {
+				return err
+			}
+			r.Head, r.Dropped = res.To, int64(res.Discarded)
+			return s.rebind(context.WithoutCancel(ctx), n)
+		},
 	})
 	return r, err
 }
@@ -249,15 +290,55 @@ func (s *server) rebindAlone(ctx context.Context, n dot.Name) error {
 	return s.withDotAlone(ctx, n, func() error { return s.rebind(ctx, n) })
 }
 
-func (s *server) restore(ctx context.Context, req api.RestoreRequest) (api.Empty, error) {
-	return api.Empty{}, s.withDot(req.Dot, func(n dot.Name) error {
-		for _, p := range req.Paths {
-			if err := s.dots.Restore(ctx, n, req.Revision, string(p)); err != nil {
-				return err
+// branchUses returns a filter for the uses of the branch that n means, the current one where it names none.
+func (s *server) branchUses(ctx context.Context, n dot.Name) (func(containerUse) bool, error) {
+	info, err := s.dots.Info(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	branch := n.Branch
+	if branch == "" {
+		branch = info.Branch
+	}
+	return onBranch(n, branch, info.Branch), nil
+}
+
+// restore brings committed paths back, below the containers that use their subdots.
+func (s *server) restore(ctx context.Context, req api.RestoreRequest) (r api.RestoreResult, err error) {
+	n, err := branchName(req.Dot)
+	if err != nil {
+		return r, err
+	}
+	if _, _, err := s.dots.Resolve(ctx, n, req.Revision); err != nil {
+		return r, err
+	}
+	r.Restarted, err = s.swapped(ctx, swap{
+		dot: dot.Name{Namespace: n.Namespace, Dot: n.Dot}, what: "restore", noRestart: req.NoRestart,
+		affects: func(ctx context.Context) (func(containerUse) bool, error) {
+			uses, err := s.branchUses(ctx, n)
+			return func(u containerUse) bool { return uses(u) && usesPaths(u, req.Paths) }, err
+		},
+		change: func(ctx context.Context) error {
+			for _, p := range req.Paths {
+				if err := s.dots.Restore(ctx, n, req.Revision, string(p)); err != nil {
+					return err
+				}
 			}
-		}
-		return s.rebindAlone(ctx, n)
+			return s.rebind(context.WithoutCancel(ctx), n)
+		},
 	})
+	return r, err
+}
+
+// usesPaths says whether a container sees one of the paths, which begin with a subdot.
+func usesPaths(u containerUse, paths []api.Path) bool {
+	for _, p := range paths {
+		subdot, _, _ := strings.Cut(strings.Trim(path.Clean("/"+string(p)), "/"), "/")
+		if subdot == "" || usesSubdot(subdot)(u) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *server) listTags(ctx context.Context, req api.DotRequest) (r api.TagsResult, err error) {

@@ -49,6 +49,7 @@ func (s *server) serverStatus(ctx context.Context, _ api.Empty) (api.ServerResul
 		return r, errs.New(errs.KindOf(err), "measure the state directory: %w", err)
 	}
 	r.Free = int64(st.Bavail) * st.Bsize
+	r.Docker = s.dockerStatus(ctx)
 	return r, nil
 }
 
@@ -97,6 +98,13 @@ func (s *server) stopServer(r *http.Request, w http.ResponseWriter) error {
 }
 
 func (s *server) prepareStop(ctx context.Context, force bool) error {
+	if !force {
+		// A volume that a container has in its own mount namespace cannot be unmounted, and is not to be taken away.
+		err := s.unusedOrConflict(ctx, "the server", func(containerUse) bool { return true })
+		if err != nil {
+			return err
+		}
+	}
 	wait, cancel := context.WithTimeout(ctx, stopGrace)
 	defer cancel()
 	if err := s.ops.close(wait); err != nil && !force {

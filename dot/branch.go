@@ -39,39 +39,63 @@ func (d *Dots) Checkout(ctx context.Context, n Name, branch string, create bool)
 		return err
 	}
 	return d.updateDot(ctx, n, func(tx *store.Tx, r *dotRecord) error {
-		_, there := tx.Meta(branchKey(r.ID, branch))
-		switch {
-		case create && there:
-			return errs.WithHint(errs.New(errs.Conflict, "Branch already exists: %s", branch),
-				"switch to it with 'dm checkout %s'", branch)
-		case !create && !there:
-			return errs.WithHint(errs.New(errs.NotFound, "Branch does not exist: %s", branch),
-				"list the branches with 'dm branch', or make it with 'dm checkout -b %s'", branch)
-		case create:
-			if err := branchOff(tx, n, r, branch); err != nil {
-				return err
-			}
+		from, err := mayCheckout(tx, n, r, branch, create)
+		if err == nil && create {
+			err = branchOff(tx, from, branch)
+		}
+		if err != nil {
+			return err
 		}
 		r.Branch = branch
 		return nil
 	})
 }
 
-// branchOff makes a branch where the branch of n, or the current one, is.
-func branchOff(tx *store.Tx, n Name, r *dotRecord, branch string) error {
-	from, err := getBranch(tx, n)
-	if err != nil {
+// MayCheckout says whether a Checkout would take place, for who has to prepare for one.
+func (d *Dots) MayCheckout(ctx context.Context, n Name, branch string, create bool) error {
+	if err := errors.Join(ctx.Err(), CheckName("branch", branch)); err != nil {
 		return err
+	}
+	return d.store.View(func(tx *store.Tx) error {
+		r, err := getDot(tx, n)
+		if err != nil {
+			return err
+		}
+		_, err = mayCheckout(tx, n, r, branch, create)
+		return err
+	})
+}
+
+// mayCheckout returns the branch that a new one is to begin from.
+func mayCheckout(tx *store.Tx, n Name, r *dotRecord, branch string, create bool) (from *branchState, err error) {
+	_, there := tx.Meta(branchKey(r.ID, branch))
+	switch {
+	case create && there:
+		return nil, errs.WithHint(errs.New(errs.Conflict, "Branch already exists: %s", branch),
+			"switch to it with 'dm checkout %s'", branch)
+	case !create && !there:
+		return nil, errs.WithHint(errs.New(errs.NotFound, "Branch does not exist: %s", branch),
+			"list the branches with 'dm branch', or make it with 'dm checkout -b %s'", branch)
+	case !create:
+		return nil, nil
+	}
+	if from, err = getBranch(tx, n); err != nil {
+		return nil, err
 	}
 	if from.tip.IsZero() {
-		return errs.WithHint(errs.New(errs.Conflict, "nothing has been committed on branch %s yet", from.name),
+		return nil, errs.WithHint(errs.New(errs.Conflict, "nothing has been committed on branch %s yet", from.name),
 			"make a commit to branch from with 'dm commit -m MESSAGE'")
 	}
+	return from, nil
+}
+
+// branchOff makes a branch where another is.
+func branchOff(tx *store.Tx, from *branchState, branch string) error {
 	rec := branchRecord{Copy: newID(), Count: from.rec.Count, CountOf: from.rec.CountOf}
-	if err := setJSON(tx, branchKey(r.ID, branch), &rec); err != nil {
+	if err := setJSON(tx, branchKey(from.dot.ID, branch), &rec); err != nil {
 		return err
 	}
-	return tx.SetRef(headRef(r.ID, branch), object.ID{}, from.tip)
+	return tx.SetRef(headRef(from.dot.ID, branch), object.ID{}, from.tip)
 }
 
 // DeleteBranch removes a branch with its working copy. The current one, or one with changes that were never committed:
@@ -149,15 +173,38 @@ func (d *Dots) Reset(ctx context.Context, n Name, rev string, hard bool) (*Reset
 	if err != nil {
 		return nil, err
 	}
-	dirty, err := clean(ctx, u.Copy)
-	if err != nil && !(hard && errs.KindOf(err) == errs.Conflict) {
-		return nil, errs.WithHint(err, "commit them with 'dm commit', or give them up with 'dm reset --hard %s'", rev)
+	dirty, err := mayReset(ctx, u, rev, hard)
+	if err != nil {
+		return nil, err
 	}
 	res := &ResetResult{Branch: u.name, From: hexOrEmpty(u.tip), To: id.String(), Discarded: dirty}
 	if err := d.moveTo(ctx, u, id, commit); err != nil {
 		return nil, fmt.Errorf("reset to commit %s: %w", id.Short(), err)
 	}
 	return res, nil
+}
+
+// MayReset says whether a Reset would take place as things are now, for who has to prepare for one.
+func (d *Dots) MayReset(ctx context.Context, n Name, rev string, hard bool) error {
+	u, err := d.view(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer u.done()
+	if _, _, err := d.resolve(ctx, u.branchState, rev); err != nil {
+		return err
+	}
+	_, err = mayReset(ctx, u, rev, hard)
+	return err
+}
+
+// mayReset returns how many dirty bytes a reset to rev drops.
+func mayReset(ctx context.Context, u *use, rev string, hard bool) (dirty uint64, err error) {
+	dirty, err = clean(ctx, u.Copy)
+	if err != nil && !(hard && errs.KindOf(err) == errs.Conflict) {
+		return 0, errs.WithHint(err, "commit them with 'dm commit', or give them up with 'dm reset --hard %s'", rev)
+	}
+	return dirty, nil
 }
 
 // moveTo moves a branch, and its working copy with it.

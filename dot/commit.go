@@ -44,6 +44,9 @@ func (d *Dots) Commit(ctx context.Context, n Name, req CommitRequest) (*CommitRe
 		return nil, fmt.Errorf("freeze the working copy: %w", err)
 	}
 	defer snap.Abort()
+	if req.Frozen != nil {
+		req.Frozen()
+	}
 
 	res := &CommitResult{Branch: u.name, PauseMS: milliseconds(snap.Pause())}
 	commit, err := d.build(ctx, snap, batch, req.Progress, res)

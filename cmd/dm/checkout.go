@@ -10,7 +10,8 @@ import (
 
 type checkoutCmd struct {
 	dotFlag
-	create bool
+	create    bool
+	noRestart bool
 }
 
 func newCheckout(a *app) *cobra.Command {
@@ -23,6 +24,7 @@ func newCheckout(a *app) *cobra.Command {
 	}
 	c.register(cmd)
 	cmd.Flags().BoolVarP(&c.create, "branch", "b", false, "create the branch, from the commit the current one is at")
+	registerNoRestart(cmd, &c.noRestart)
 	return cmd
 }
 
@@ -31,10 +33,16 @@ func (c *checkoutCmd) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	r, err := server.Checkout(cmd.Context(), api.CheckoutRequest{Dot: dot, Branch: args[0], Create: c.create})
+	r, err := server.Checkout(cmd.Context(), api.CheckoutRequest{Dot: dot, Branch: args[0], Create: c.create, NoRestart: c.noRestart})
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(c.err, "Switched to branch %s\n", r.Branch)
+	sayRestarted(c.err, r.Restarted)
 	return nil
+}
+
+// registerNoRestart adds the flag of verbs that restart containers.
+func registerNoRestart(cmd *cobra.Command, noRestart *bool) {
+	cmd.Flags().BoolVar(noRestart, "no-restart", false, "refuse if containers run that would have to be restarted")
 }

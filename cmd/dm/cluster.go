@@ -1,9 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -24,6 +28,8 @@ type clusterInitCmd struct {
 	*app
 	cache   string
 	reserve bytesFlag
+	plugin  string
+	restart bool
 }
 
 func newClusterInit(a *app) *cobra.Command {
@@ -36,7 +42,22 @@ func newClusterInit(a *app) *cobra.Command {
 	}
 	registerCache(cmd, &c.cache)
 	registerReserve(cmd, &c.reserve)
+	registerPlugin(cmd, &c.plugin)
+	cmd.Flags().BoolVar(&c.restart, "restart", false, "restart the containers that lost their volumes when an earlier server ended")
 	return cmd
+}
+
+// registerPlugin adds the flag for the Docker plugin. Left out, the server serves one where Docker is installed.
+func registerPlugin(cmd *cobra.Command, plugin *string) {
+	cmd.Flags().StringVar(plugin, "docker-plugin", "", "`NAME` of the Docker volume driver, or off (default $DM_DOCKER_PLUGIN, or dm where Docker is installed)")
+}
+
+// pluginName is the name from the flag or the environment.
+func pluginName(flag string) string {
+	if flag == "" {
+		return os.Getenv("DM_DOCKER_PLUGIN")
+	}
+	return flag
 }
 
 func registerCache(cmd *cobra.Command, cache *string) {
@@ -74,7 +95,9 @@ func (c *clusterInitCmd) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	started, err := daemon.Start(cmd.Context(), daemon.Config{Home: home, Cache: c.cache, Reserve: int64(c.reserve)})
+	started, err := daemon.Start(cmd.Context(), daemon.Config{
+		Home: home, Cache: c.cache, Reserve: int64(c.reserve), DockerPlugin: pluginName(c.plugin),
+	})
 	if err != nil {
 		return err
 	}
@@ -89,11 +112,62 @@ func (c *clusterInitCmd) run(cmd *cobra.Command, _ []string) error {
 	}
 	if !started {
 		fmt.Fprintf(c.err, "The dm server on %s is running already.\n", home)
-		return nil
+		return c.containers(cmd.Context(), false)
 	}
 	fmt.Fprintf(c.err, "The dm server on %s is running.\n"+
 		"Create a dot with 'dm init <dot>', and print where its data lives with 'dm path -c <dot>.<subdot>'.\n", home)
+	return c.containers(cmd.Context(), true)
+}
+
+// containers says how the server stands with Docker, and restarts containers without volumes if that was asked for.
+func (c *clusterInitCmd) containers(ctx context.Context, started bool) error {
+	server, err := c.client()
+	if err != nil {
+		return err
+	}
+	r, err := server.Server(ctx)
+	if err != nil {
+		return err
+	}
+	d := r.Docker
+	switch {
+	case !started && d.Plugin != c.wanted() && c.wanted() != "":
+		fmt.Fprintf(c.err, "It was started with another --docker-plugin: 'dm cluster stop' it first.\n")
+	case !started:
+	case d.Plugin != "":
+		fmt.Fprintf(c.err, "Docker's containers can use dots as volumes: docker run -v <dot>.<subdot>:/data --volume-driver %s\n", d.Plugin)
+	case d.Why != "":
+		fmt.Fprintf(c.err, "Docker's volumes are not served: %s.\n", d.Why)
+	}
+	if len(d.Stale) == 0 {
+		return nil
+	}
+	if !c.restart {
+		fmt.Fprintf(c.err, "These containers lost their volumes when the earlier server ended: %s\n"+
+			"Restart them with 'dm cluster init --restart'.\n", strings.Join(d.Stale, ", "))
+		return nil
+	}
+	done, err := server.Restart(ctx)
+	if err != nil {
+		return err
+	}
+	sayRestarted(c.err, done.Containers)
 	return nil
+}
+
+// wanted is the name of the plugin that was asked for, as the server tells it.
+func (c *clusterInitCmd) wanted() string {
+	if name := pluginName(c.plugin); name != daemon.PluginOff {
+		return name
+	}
+	return ""
+}
+
+// sayRestarted tells which containers were restarted.
+func sayRestarted(w io.Writer, containers []string) {
+	if len(containers) > 0 {
+		fmt.Fprintf(w, "Restarted %s\n", strings.Join(containers, ", "))
+	}
 }
 
 type clusterStatusCmd struct {
@@ -146,6 +220,13 @@ func (c *clusterStatusCmd) run(cmd *cobra.Command, _ []string) error {
 		{"work", amounts(r.Work)},
 		{"free", amounts(r.Free)},
 		{"reserve", amounts(r.Reserve)},
+		{"docker", dockerText(r.Docker)},
+	}
+	if len(r.Docker.Running) > 0 {
+		fields = append(fields, []string{"containers", strings.Join(r.Docker.Running, ",")})
+	}
+	if len(r.Docker.Stale) > 0 {
+		fields = append(fields, []string{"stale", strings.Join(r.Docker.Stale, ",") + " (restart with 'dm cluster init --restart')"})
 	}
 	for _, m := range r.Mounts {
 		fields = append(fields, []string{"mount", m.What + " on " + path(m.Dir)})
@@ -162,6 +243,18 @@ func (c *clusterStatusCmd) run(cmd *cobra.Command, _ []string) error {
 		}
 	}
 	return nil
+}
+
+// dockerText says how the server stands with Docker.
+func dockerText(d api.Docker) string {
+	text := "volume driver " + d.Plugin
+	if d.Plugin == "" {
+		text = "no volume driver (" + d.Why + ")"
+	}
+	if d.Error != "" {
+		text += "; containers are not known (" + oneLine(d.Error) + ")"
+	}
+	return text
 }
 
 type clusterStopCmd struct {
@@ -246,6 +339,7 @@ type serverCmd struct {
 	cache   string
 	log     string
 	reserve bytesFlag
+	plugin  string
 }
 
 func newServer(a *app) *cobra.Command {
@@ -258,6 +352,7 @@ func newServer(a *app) *cobra.Command {
 	}
 	registerCache(cmd, &c.cache)
 	registerReserve(cmd, &c.reserve)
+	registerPlugin(cmd, &c.plugin)
 	cmd.Flags().StringVar(&c.log, "log", "stderr", "where the log goes: `DEST` stderr or file (dm.log in the state directory)")
 	return cmd
 }
@@ -267,7 +362,7 @@ func (c *serverCmd) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	cfg := daemon.Config{Home: home, Cache: c.cache, Reserve: int64(c.reserve)}
+	cfg := daemon.Config{Home: home, Cache: c.cache, Reserve: int64(c.reserve), DockerPlugin: pluginName(c.plugin)}
 	switch c.log {
 	case "stderr":
 		cfg.Log = c.err

@@ -18,6 +18,7 @@ type commitCmd struct {
 	meta    []string
 	verbose bool
 	json    bool
+	noHooks bool
 }
 
 func newCommit(a *app) *cobra.Command {
@@ -33,6 +34,7 @@ func newCommit(a *app) *cobra.Command {
 	cmd.Flags().StringArrayVarP(&c.meta, "metadata", "d", nil, "a `KEY=VALUE` to keep with the commit; may be repeated")
 	cmd.Flags().BoolVarP(&c.verbose, "verbose", "v", false, "say on stderr what the commit cost")
 	cmd.Flags().BoolVar(&c.json, "json", false, "print what was committed and what it cost as JSON, instead of the id")
+	cmd.Flags().BoolVar(&c.noHooks, "no-hooks", false, "do not run the dm.pre-commit and dm.post-commit hooks of containers")
 	return cmd
 }
 
@@ -50,7 +52,7 @@ func (c *commitCmd) run(cmd *cobra.Command, _ []string) error {
 	}
 	p := newProgress(c.err)
 	r, err := server.Commit(cmd.Context(), api.CommitRequest{
-		Dot: dot, Message: c.message, Author: author(), Meta: meta,
+		Dot: dot, Message: c.message, Author: author(), Meta: meta, NoHooks: c.noHooks,
 	}, p.show)
 	p.end()
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -63,9 +64,14 @@ func (c *dotShowCmd) run(cmd *cobra.Command, args []string) error {
 		{"size", c.bytes(r.Size)},
 		{"dirty", c.bytes(r.Dirty)},
 		{"commits", strconv.Itoa(r.Commits)},
+		{"containers", strings.Join(r.Containers, ",")},
 	}
+	sayNote(c.err, r.Note)
 	for _, s := range r.Subdots {
 		fields = append(fields, [2]string{"subdot." + s.Name, c.bytes(s.Size)})
+		if len(s.Containers) > 0 {
+			fields = append(fields, [2]string{"containers." + s.Name, strings.Join(s.Containers, ",")})
+		}
 	}
 	for _, b := range r.Branches {
 		fields = append(fields, [2]string{"branch." + b.Name, b.Head})

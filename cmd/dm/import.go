@@ -1,8 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,8 +19,8 @@ type importCmd struct{ *app }
 func newImport(a *app) *cobra.Command {
 	c := &importCmd{a}
 	return &cobra.Command{
-		Use:   "import <dir> <dot.subdot>",
-		Short: "Copy a directory of the host into a subdot, with owners, modes, times, links and holes",
+		Use:   "import <dir | docker volume> <dot.subdot>",
+		Short: "Copy a directory of the host, or a volume of Docker's own, into a subdot, with owners, modes, times, links and holes",
 		Args:  argCount(2, 2),
 		RunE:  c.run,
 	}
@@ -27,16 +31,34 @@ func (c *importCmd) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	dir, err := filepath.Abs(args[0])
+	req, err := importSource(args[0])
 	if err != nil {
-		return errs.New(errs.Usage, "find the directory %s: %w", args[0], err)
+		return err
 	}
+	req.Name = args[1]
 	p := newProgress(c.err)
-	r, err := server.Import(cmd.Context(), api.ImportRequest{Dir: api.Path(dir), Name: args[1]}, p.show)
+	r, err := server.Import(cmd.Context(), req, p.show)
 	p.end()
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.err, "Imported %d files, %s, from %s\n", r.Files, amount(r.Bytes, true), path(api.Path(dir)))
+	from := path(req.Dir)
+	if req.Volume != "" {
+		from = "the Docker volume " + req.Volume
+	}
+	fmt.Fprintf(c.err, "Imported %d files, %s, from %s\n", r.Files, amount(r.Bytes, true), from)
 	return nil
+}
+
+// importSource says what is meant: a directory if there is one, or else, without a slash, a volume of Docker's.
+func importSource(arg string) (req api.ImportRequest, err error) {
+	_, err = os.Lstat(arg)
+	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(arg, "/") {
+		return api.ImportRequest{Volume: arg}, nil
+	}
+	dir, err := filepath.Abs(arg)
+	if err != nil {
+		return req, errs.New(errs.Usage, "find the directory %s: %w", arg, err)
+	}
+	return api.ImportRequest{Dir: api.Path(dir)}, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 
@@ -99,10 +100,18 @@ func (c *listCmd) human(list api.ListResult, current, remote string) error {
 	if err := table(c.out, rows); err != nil {
 		return err
 	}
+	sayNote(c.err, list.Note)
 	for _, d := range list.Dots {
 		if d.Error != "" {
 			fmt.Fprintf(c.err, "dm: dot %s: %s\n", d.Name, oneLine(d.Error))
 		}
 	}
 	return nil
+}
+
+// sayNote tells why containers are not known.
+func sayNote(w io.Writer, note string) {
+	if note != "" {
+		fmt.Fprintf(w, "dm: containers are not known: %s\n", oneLine(note))
+	}
 }

@@ -165,7 +165,7 @@ func TestConfigChangesAreNotLost(t *testing.T) {
 func program(t *testing.T, dir string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "dm", args...)
-	cmd.Env = append(os.Environ(), "DM_HOME="+filepath.Join(dir, "home"), "DM_CONFIG="+filepath.Join(dir, "config"), "DM_DOT=")
+	cmd.Env = append(os.Environ(), "DM_HOME="+filepath.Join(dir, "home"), "DM_CONFIG="+filepath.Join(dir, "config"), "DM_DOT=", "DM_DOCKER_PLUGIN=off")
 	return cmd
 }
 

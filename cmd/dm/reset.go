@@ -10,7 +10,8 @@ import (
 
 type resetCmd struct {
 	dotFlag
-	hard bool
+	hard      bool
+	noRestart bool
 }
 
 func newReset(a *app) *cobra.Command {
@@ -23,6 +24,7 @@ func newReset(a *app) *cobra.Command {
 	}
 	c.register(cmd)
 	cmd.Flags().BoolVar(&c.hard, "hard", false, "also when there are uncommitted changes: they are dropped")
+	registerNoRestart(cmd, &c.noRestart)
 	return cmd
 }
 
@@ -31,7 +33,7 @@ func (c *resetCmd) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	r, err := server.Reset(cmd.Context(), api.ResetRequest{Dot: dot, Revision: args[0], Hard: c.hard})
+	r, err := server.Reset(cmd.Context(), api.ResetRequest{Dot: dot, Revision: args[0], Hard: c.hard, NoRestart: c.noRestart})
 	if err != nil {
 		return err
 	}
@@ -39,5 +41,6 @@ func (c *resetCmd) run(cmd *cobra.Command, args []string) error {
 	if r.Dropped > 0 {
 		fmt.Fprintf(c.err, "Dropped %s of uncommitted changes\n", size(r.Dropped))
 	}
+	sayRestarted(c.err, r.Restarted)
 	return nil
 }

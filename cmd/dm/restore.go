@@ -6,10 +6,13 @@ import (
 	"dm/api"
 )
 
-type restoreCmd struct{ dotFlag }
+type restoreCmd struct {
+	dotFlag
+	noRestart bool
+}
 
 func newRestore(a *app) *cobra.Command {
-	c := &restoreCmd{dotFlag{app: a}}
+	c := &restoreCmd{dotFlag: dotFlag{app: a}}
 	cmd := &cobra.Command{
 		Use:   "restore <revision> -- <subdot>[/path]...",
 		Short: "Bring a subdot or path of a commit back, and leave the rest",
@@ -17,6 +20,7 @@ func newRestore(a *app) *cobra.Command {
 		RunE:  c.run,
 	}
 	c.register(cmd)
+	registerNoRestart(cmd, &c.noRestart)
 	return cmd
 }
 
@@ -25,9 +29,14 @@ func (c *restoreCmd) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	req := api.RestoreRequest{Dot: dot, Revision: args[0]}
+	req := api.RestoreRequest{Dot: dot, Revision: args[0], NoRestart: c.noRestart}
 	for _, p := range args[1:] {
 		req.Paths = append(req.Paths, api.Path(p))
 	}
-	return server.Restore(cmd.Context(), req)
+	r, err := server.Restore(cmd.Context(), req)
+	if err != nil {
+		return err
+	}
+	sayRestarted(c.err, r.Restarted)
+	return nil
 }

@@ -46,6 +46,7 @@ func setupScript(env *testscript.Env) error {
 	env.Setenv("DM_HOME", home)
 	env.Setenv("DM_CONFIG", env.WorkDir+"/config.json")
 	env.Setenv("DM_DOT", "")
+	env.Setenv("DM_DOCKER_PLUGIN", "off") // the name is one for the whole machine
 	env.Defer(func() {
 		for _, args := range [][]string{{"cluster", "reset", "-f"}, {"cluster", "reset", "-f", "--home", home + "2"}} {
 			cmd := exec.Command("dm", args...)

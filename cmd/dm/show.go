@@ -1,7 +1,11 @@
 package main
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -56,5 +60,32 @@ func (c *showCmd) run(cmd *cobra.Command, args []string) error {
 			strconv.FormatInt(s.Renamed, 10), size(s.Bytes),
 		})
 	}
+	if err := table(c.out, rows); err != nil {
+		return err
+	}
+	return c.containers(r.Commit.System)
+}
+
+// containers writes which containers used which subdot when the commit was made, and of which images they were.
+func (c *showCmd) containers(notes map[string]string) error {
+	rows := [][]string{{"SUBDOT", "CONTAINER", "IMAGE", "DIGEST"}}
+	for _, key := range slices.Sorted(maps.Keys(notes)) {
+		subdot, ok := strings.CutPrefix(key, "container.")
+		if !ok {
+			continue
+		}
+		images, digests := strings.Split(notes["image."+subdot], ","), strings.Split(notes["digest."+subdot], ",")
+		for i, name := range strings.Split(notes[key], ",") {
+			row := []string{subdot, oneLine(name), "", ""}
+			if i < len(images) && i < len(digests) {
+				row[2], row[3] = oneLine(images[i]), oneLine(digests[i])
+			}
+			rows = append(rows, row)
+		}
+	}
+	if len(rows) == 1 {
+		return nil
+	}
+	fmt.Fprintln(c.out)
 	return table(c.out, rows)
 }

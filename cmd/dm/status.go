@@ -62,6 +62,7 @@ func (c *statusCmd) run(cmd *cobra.Command, _ []string) error {
 	if err := table(c.out, rows); err != nil {
 		return err
 	}
+	sayNote(c.err, st.Note)
 	// Counted for the whole: a backing file does not know its subdot.
 	_, err = fmt.Fprintf(c.out, "\nlocal: %s\n", size(st.Total.Local))
 	return err

@@ -76,7 +76,7 @@ func (l *lab) serve(ctx context.Context, name string) (*server, error) {
 }
 
 func (s *server) environment() []string {
-	return append(s.env(), "DM_HOME="+s.home, "DM_CONFIG="+filepath.Dir(s.home)+"/config.json")
+	return append(s.env(), "DM_DOCKER_PLUGIN=off", "DM_HOME="+s.home, "DM_CONFIG="+filepath.Dir(s.home)+"/config.json")
 }
 
 func (s *server) tail() string {

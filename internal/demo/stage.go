@@ -30,7 +30,7 @@ func newStage(dm string) (*stage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the demo's directory: %w", err)
 	}
-	env := append(os.Environ(), "DM_HOME="+filepath.Join(dir, "home"), "DM_CONFIG="+filepath.Join(dir, "config.json"), "DM_DOT=")
+	env := append(os.Environ(), "DM_HOME="+filepath.Join(dir, "home"), "DM_CONFIG="+filepath.Join(dir, "config.json"), "DM_DOT=", "DM_DOCKER_PLUGIN=off")
 	return &stage{program: program, dir: dir, env: env, noted: map[string]summary{}}, nil
 }
 

@@ -132,7 +132,7 @@ func (s *server) start() {
 }
 
 func (s *server) env() []string {
-	env := []string{"DM_HOME=" + s.home, "DM_CONFIG=" + filepath.Join(s.base, "config.json")}
+	env := []string{"DM_DOCKER_PLUGIN=off", "DM_HOME=" + s.home, "DM_CONFIG=" + filepath.Join(s.base, "config.json")}
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "DM_") {
 			env = append(env, e)

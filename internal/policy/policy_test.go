@@ -24,7 +24,7 @@ func mayImport() map[string][]string {
 	return map[string][]string{
 		"internal/errs":    {},
 		"chunker":          {},
-		"dockervol":        {},
+		"dockervol":        {"internal/errs"},
 		"internal/policy":  {},
 		"internal/durable": {"internal/errs"},
 		"object":           {"internal/errs"},

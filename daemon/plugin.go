@@ -1,0 +1,193 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"dm/dockervol"
+	"dm/internal/durable"
+	"dm/internal/errs"
+)
+
+// PluginOff as the name of the Docker plugin says that there is to be none.
+const PluginOff = "off"
+
+// DefaultPlugin is the name of the Docker plugin where none is asked for: `driver: dm`.
+const DefaultPlugin = "dm"
+
+// plugin is the server's end of Docker's volume plugin socket.
+type plugin struct {
+	log    *slog.Logger
+	socket *dockervol.Socket // nil: there is none
+	called string
+	why    string        // there is none because of this; may be empty
+	stop   func()        // ends serving
+	ended  chan struct{} // closed when serving has ended
+	hold   *os.File      // the stand-in begins when this is closed
+}
+
+// name returns the plugin's name, the driver of its volumes; "" if there is none.
+func (p *plugin) name() string { return p.called }
+
+// startPlugin claims the plugin's name and answers Docker. Unless it was asked for by name, that there is no Docker here,
+// or that another server has the name, is a note and no error.
+func (s *server) startPlugin(ctx context.Context) error {
+	name, asked := s.cfg.DockerPlugin, s.cfg.DockerPlugin != ""
+	if !asked {
+		name = DefaultPlugin
+	}
+	switch {
+	case name == PluginOff:
+		s.plugin.why = "switched off"
+		return nil
+	case !asked && !dockerIsHere():
+		s.plugin.why = "Docker is not installed"
+		return nil
+	}
+	owner := dockervol.Owner{Home: s.home.dir, PID: os.Getpid()}
+	socket, err := dockervol.Claim(ctx, dockervol.PluginDir, name, owner)
+	if errs.KindOf(err) == errs.Conflict && !asked {
+		s.plugin.why = err.Error()
+		s.log.Warn("Docker's volumes are not served", "err", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.plugin.socket = socket
+	if err := durable.WriteFile(s.home.path(pluginFile), []byte(name+"\n"), 0o600); err != nil {
+		return errs.New(errs.KindOf(err), "note the name of the Docker plugin: %w", err)
+	}
+	if s.plugin.hold, err = startStandIn(socket, s.home.dir, s.log); err != nil {
+		return errs.New(errs.Internal, "start the stand-in of the Docker plugin: %w", err)
+	}
+	s.plugin.called = name
+	s.log.Info("Docker's volumes are served", "driver", name, "socket", socket.Path())
+	return nil
+}
+
+// servePlugin begins to answer Docker.
+func (s *server) servePlugin() {
+	if s.plugin.socket == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.plugin.stop, s.plugin.ended = cancel, make(chan struct{})
+	go func() {
+		defer close(s.plugin.ended)
+		if err := s.plugin.socket.Serve(ctx, s.volumeDriver, s.log); err != nil {
+			s.log.Error("Docker's volumes are not served any more", "err", err)
+		}
+	}()
+}
+
+// close ends the plugin. From now on the stand-in answers.
+func (p *plugin) close() {
+	if p.stop != nil {
+		p.stop()
+		<-p.ended
+	} else if p.socket != nil {
+		p.socket.Close()
+	}
+	if p.hold != nil {
+		p.hold.Close() //nolint:errcheck // a pipe
+	}
+}
+
+// dockerIsHere says whether Docker is installed, running or not, or one somewhere else is pointed to.
+func dockerIsHere() bool {
+	if os.Getenv("DOCKER_HOST") != "" {
+		return true
+	}
+	if _, err := exec.LookPath("dockerd"); err == nil {
+		return true
+	}
+	_, err := os.Stat("/var/run/docker.sock")
+	return err == nil
+}
+
+// standInHelper is the name under which this program runs as the stand-in of the plugin: a process that holds the
+// listening socket, sleeps as long as the server lives, and then answers Docker with what to do about it. Without it, Docker
+// would try to connect for a quarter of a minute and then say nothing that helps.
+//
+// It ends when a server claims the plugin's name, when its socket is removed, and with `dm cluster reset`.
+const standInHelper = "dm-docker-standin"
+
+// startStandIn starts it. It goes to work when the returned file is closed, be it that this process is killed.
+func startStandIn(socket *dockervol.Socket, home string, log *slog.Logger) (*os.File, error) {
+	listener, err := socket.File()
+	if err != nil {
+		return nil, err
+	}
+	defer listener.Close()
+	wait, hold, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer wait.Close()
+	id := socket.FileID()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{standInHelper, home, socket.Path(), strconv.FormatUint(id.Dev, 10), strconv.FormatUint(id.Ino, 10)}
+	cmd.Env = []string{"DM_HOME=" + home} // says whose it is
+	cmd.Dir = "/"
+	cmd.ExtraFiles = []*os.File{listener, wait}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives the server and its terminal
+	if err := cmd.Start(); err != nil {
+		hold.Close()
+		return nil, err
+	}
+	go func() {
+		err := cmd.Wait()
+		log.Warn("the stand-in of the Docker plugin has ended: while no server runs, Docker waits for it in vain", "err", err)
+	}()
+	return hold, nil
+}
+
+// runStandIn is that process.
+func runStandIn(args []string) int {
+	if err := standIn(args); err != nil {
+		fmt.Fprintln(os.Stderr, "dm:", err)
+		return 1
+	}
+	return 0
+}
+
+func standIn(args []string) error {
+	if len(args) != 4 {
+		return errs.New(errs.Usage, "%s needs 4 arguments", standInHelper)
+	}
+	dev, err := strconv.ParseUint(args[2], 10, 64)
+	if err != nil {
+		return err
+	}
+	ino, err := strconv.ParseUint(args[3], 10, 64)
+	if err != nil {
+		return err
+	}
+	listener, wait := os.NewFile(3, "listener"), os.NewFile(4, "wait")
+	owner := dockervol.Owner{Home: args[0], PID: os.Getpid(), StandIn: true}
+	socket, err := dockervol.Resume(listener, args[1], dockervol.FileID{Dev: dev, Ino: ino}, owner)
+	if err != nil {
+		return err
+	}
+	listener.Close()          //nolint:errcheck // the socket has its own
+	io.Copy(io.Discard, wait) //nolint:errcheck // any end of it is the server's end
+	log := slog.New(slog.DiscardHandler)
+	return socket.ServeDown(context.Background(), log)
+}
+
+// retireStandIn ends the stand-in of the server on h, which is to be deleted.
+func (h *home) retireStandIn(ctx context.Context) error {
+	text, err := os.ReadFile(h.path(pluginFile))
+	if err != nil {
+		return nil //nolint:nilerr // it never had one
+	}
+	return dockervol.Retire(ctx, dockervol.PluginDir, strings.TrimSpace(string(text)), h.dir)
+}
