@@ -61,7 +61,7 @@ func (d *Dots) Commit(ctx context.Context, n Name, req CommitRequest) (*CommitRe
 	if res.ID, err = batch.Put(ctx, object.KindCommit, commit.Encode()); err != nil {
 		return nil, err
 	}
-	if err := snap.Prepare(ctx, res.ID); err != nil {
+	if err := snap.Prepare(ctx, res.ID, commit); err != nil {
 		return nil, err
 	}
 	stats, err := batch.Commit(ctx, func(tx *store.Tx) error {

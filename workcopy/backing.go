@@ -176,13 +176,14 @@ func (o *openFiles) add(b *backing) {
 // closeAll closes every file; nobody uses them any more.
 func (o *openFiles) closeAll() {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, b := range o.ring {
+	ring := o.ring
+	o.ring = nil
+	o.mu.Unlock() // a file's own mutex comes first everywhere
+	for _, b := range ring {
 		b.mu.Lock()
 		b.close(b.h)
 		b.mu.Unlock()
 	}
-	o.ring = nil
 }
 
 // detach takes the file away from its node: the node has no bytes from now on, and whoever holds the result reads the

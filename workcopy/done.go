@@ -113,14 +113,10 @@ func (s *Snapshot) links(ctx context.Context, sink object.Sink) (object.ID, erro
 }
 
 // Done says that the branch is at the commit named to Prepare: what was frozen is clean unless it changed since.
-func (s *Snapshot) Done(ctx context.Context) error {
-	commit, err := readCommit(ctx, s.c.cfg.Source, s.prepared)
-	if err != nil {
-		return err
-	}
+func (s *Snapshot) Done(context.Context) error {
 	defer s.c.commits.Unlock()
 	defer s.close()
-	if err := s.finish(commit); err != nil {
+	if err := s.finish(s.next); err != nil {
 		return err
 	}
 	return s.c.compact()

@@ -37,11 +37,34 @@ func (f *content) firstAbsent(first, last uint64) (uint64, bool) {
 	return 0, false
 }
 
+// fewBlocks is up to how many blocks a range is put into a set one by one. A set that consists of many runs takes a range
+// in time proportional to them, tens of microseconds; single blocks make it change to a form in which they are not felt.
+const fewBlocks = 32
+
 func addRange(set **roaring.Bitmap, first, end uint64) {
 	if *set == nil {
 		*set = roaring.New()
 	}
-	(*set).AddRange(first, end)
+	if end-first > fewBlocks {
+		(*set).AddRange(first, end)
+		return
+	}
+	for b := first; b < end; b++ {
+		(*set).Add(uint32(b))
+	}
+}
+
+// removeRange is the inverse; the set may be nil.
+func removeRange(set *roaring.Bitmap, first, end uint64) {
+	switch {
+	case set == nil || first >= end:
+	case end-first > fewBlocks:
+		set.RemoveRange(first, end)
+	default:
+		for b := first; b < end; b++ {
+			set.Remove(uint32(b))
+		}
+	}
 }
 
 // Read fills p from off on; short only at the end of the file.
@@ -151,8 +174,8 @@ type writing struct {
 	flight *sync.WaitGroup
 	first  uint64 // blocks [first, end)
 	end    uint64
-	grown  uint64 // the size before, if the write made the file longer
-	grew   bool
+	before uint64 // the size before, and after: larger if the write made the file longer
+	after  uint64
 
 	exclusive bool // the file's io is held alone
 	complete  bool // the file was not partial
@@ -298,10 +321,11 @@ func (c *Copy) markWrite(w *writing, off, end uint64, killPriv, zero bool) {
 			c.journal.blocks(n, flags&^blocksDirty|blocksZero, from, w.first-from)
 		}
 	}
+	w.before = n.size
 	if end > n.size {
-		w.grew, w.grown = true, n.size
 		c.resize(n, end)
 	}
+	w.after = n.size
 	a, b := w.first, w.first // of the range, what becomes zero by whole blocks
 	if zero {
 		a, b = blocksUpTo(off), blockOf(end)
@@ -337,9 +361,7 @@ func (f *content) markDirty(first, end uint64) {
 		return
 	}
 	addRange(&f.dirty, first, end)
-	if f.zeroed != nil {
-		f.zeroed.RemoveRange(first, end)
-	}
+	removeRange(f.zeroed, first, end)
 	if f.partial {
 		addRange(&f.local, first, end)
 	}
@@ -351,9 +373,7 @@ func (f *content) markZero(first, end uint64) {
 		return
 	}
 	addRange(&f.zeroed, first, end)
-	if f.dirty != nil {
-		f.dirty.RemoveRange(first, end)
-	}
+	removeRange(f.dirty, first, end)
 	if f.partial {
 		addRange(&f.local, first, end)
 	}
@@ -362,9 +382,7 @@ func (f *content) markZero(first, end uint64) {
 // unmark says that the blocks [first, end) are as committed.
 func (f *content) unmark(first, end uint64) {
 	for _, set := range []*roaring.Bitmap{f.dirty, f.zeroed} {
-		if set != nil && first < end {
-			set.RemoveRange(first, end)
-		}
+		removeRange(set, first, end)
 	}
 }
 
@@ -422,25 +440,32 @@ func (b *backing) writeAt(data [][]byte, off int64) error {
 	return nil
 }
 
-// writeFailed takes back the growth of a write that did not reach the file. The blocks stay marked: they may be changed.
+// writeFailed takes back the growth of a write that did not reach the file, unless another has made the file still longer.
+// The blocks stay marked: they may be changed.
 func (c *Copy) writeFailed(w *writing, cause error) error {
-	if !w.grew {
+	if w.after == w.before {
 		return cause
 	}
 	if err := c.begin(true); err != nil {
 		return cause
 	}
-	h, err := w.n.file.acquire(false)
-	if err == nil && h != nil {
+	n := w.n
+	if n.size != w.after {
+		c.end(nil)
+		return cause
+	}
+	size := w.before
+	if h, err := n.file.acquire(false); err == nil && h != nil {
 		var st unix.Stat_t
 		if unix.Fstat(h.fd, &st) == nil {
-			c.resize(w.n, max(w.grown, min(uint64(st.Size), w.n.size)))
+			size = max(size, min(uint64(st.Size), n.size))
 		}
-		w.n.file.release(h)
-	} else {
-		c.resize(w.n, w.grown)
+		n.file.release(h)
 	}
-	c.journal.inode(w.n)
+	c.change(n)
+	n.file.dropBlocks(blocksUpTo(size))
+	c.resize(n, size)
+	c.journal.inode(n)
 	c.end(nil)
 	return cause
 }

@@ -197,17 +197,23 @@ func (c *Copy) promote() error {
 	}
 	clear(c.promotions)
 	c.mu.Unlock()
+	var err error
 	if len(list) > fewFiles {
-		if err := c.syncTogether(list); err != nil {
-			return err
+		err = c.syncTogether(list)
+	}
+	for len(list) > 0 && err == nil {
+		if err = c.promoteOne(list[0]); err == nil {
+			list = list[1:]
 		}
 	}
-	for _, p := range list {
-		if err := c.promoteOne(p); err != nil {
-			return err
+	if err != nil { // the next round tries again
+		c.mu.Lock()
+		for _, p := range list {
+			c.promotions[p.n] = struct{}{}
 		}
+		c.mu.Unlock()
 	}
-	return nil
+	return err
 }
 
 // fewFiles are synced one by one; for more, the whole filesystem is synced at once.

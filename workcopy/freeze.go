@@ -37,6 +37,7 @@ type Snapshot struct {
 	files    []*File
 	ended    bool
 	prepared object.ID
+	next     *object.Commit // the commit named to Prepare
 }
 
 // Freeze fixes the content of the working copy at one instant. Writers wait for Pause at the most.
@@ -341,8 +342,8 @@ func (f *File) NextData(off uint64) (start, end uint64) {
 	if f.f.zeroed == nil {
 		return off, size
 	}
-	for b := blockOf(off); f.f.zeroed.Contains(uint32(b)); b, off = b+1, (b+1)*BlockSize {
-		if (b+1)*BlockSize >= size {
+	if b := blockOf(off); f.f.zeroed.Contains(uint32(b)) {
+		if off = runEnd(f.f.zeroed, b) * BlockSize; off >= size {
 			return size, size
 		}
 	}
@@ -527,9 +528,9 @@ func (s *Snapshot) path(fr *frozen) string {
 
 var errNoRoot = errors.New("Root has not been called")
 
-// Prepare notes durably that this snapshot is about to become a commit. The branch may move after it returns: whether it
-// did is how a restart tells if the commit took place.
-func (s *Snapshot) Prepare(_ context.Context, id object.ID) error {
+// Prepare notes durably that this snapshot is about to become the commit with this id. The branch may move after it
+// returns: whether it did is how a restart tells if the commit took place.
+func (s *Snapshot) Prepare(_ context.Context, id object.ID, commit *object.Commit) error {
 	if s.entries == nil {
 		return errNoRoot
 	}
@@ -541,7 +542,7 @@ func (s *Snapshot) Prepare(_ context.Context, id object.ID) error {
 	if err := c.end(nil); err != nil {
 		return err
 	}
-	s.prepared = id
+	s.prepared, s.next = id, commit
 	c.mu.RLock()
 	lsn := c.journal.lsn()
 	c.mu.RUnlock()

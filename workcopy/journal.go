@@ -64,6 +64,7 @@ type journal struct {
 
 	syncMu   sync.Mutex
 	old      *os.File     // the file before f while f does not stand alone yet; guarded by syncMu
+	named    bool         // f's name is durable; guarded by syncMu
 	synced   atomic.Int64 // lsn
 	unsynced error        // of the first sync that failed; guarded by syncMu
 }
@@ -187,6 +188,12 @@ func (j *journal) sync(lsn, end int64) error {
 			return j.unsynced
 		}
 	}
+	if !j.named {
+		if err := durable.SyncDir(filepath.Join(j.dir, "journal")); err != nil {
+			return err
+		}
+		j.named = true
+	}
 	if end > j.synced.Load() {
 		j.synced.Store(end)
 	}
@@ -211,7 +218,7 @@ func (j *journal) next() error {
 		j.old.Close()
 	}
 	end := j.end
-	j.old, j.f = j.f, n.f
+	j.old, j.f, j.named = j.f, n.f, false
 	j.from += j.end - n.end
 	j.seq, j.end, j.reserved = n.seq, n.end, n.reserved
 	// Both files are synced on their own: this one does not count where the one before it has lost its end.

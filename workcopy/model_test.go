@@ -143,7 +143,7 @@ func (b *branch) commit(ctx context.Context, c *Copy, during func()) (object.ID,
 		return object.ID{}, err
 	}
 	id, _ := b.store.Put(ctx, object.KindCommit, commit.Encode())
-	if err := s.Prepare(ctx, id); err != nil {
+	if err := s.Prepare(ctx, id, commit); err != nil {
 		return id, err
 	}
 	b.id = id

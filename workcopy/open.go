@@ -186,9 +186,6 @@ func (c *Copy) dump() error {
 	if err := c.journal.sync(lsn, lsn); err != nil {
 		return err
 	}
-	if err := durable.SyncDir(filepath.Join(c.path, "journal")); err != nil {
-		return err
-	}
 	if err := c.writeHead(h); err != nil {
 		return err
 	}

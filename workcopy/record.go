@@ -201,25 +201,20 @@ func (f *fields) inode() (ino uint64, in inode) {
 	return ino, in
 }
 
-// ranges calls fn for each run of consecutive blocks in a set.
+// ranges calls fn for each run of consecutive blocks in a set. It costs the number of runs, not of blocks.
 func ranges(b *roaring.Bitmap, fn func(first, count uint64)) {
 	if b == nil {
 		return
 	}
-	it := b.Iterator()
-	var first, count uint64
-	for it.HasNext() {
-		v := uint64(it.Next())
-		if count > 0 && v == first+count {
-			count++
-			continue
-		}
-		if count > 0 {
-			fn(first, count)
-		}
-		first, count = v, 1
+	for first, end := range b.Ranges() {
+		fn(uint64(first), end-uint64(first))
 	}
-	if count > 0 {
-		fn(first, count)
+}
+
+// runEnd returns the first block from b on that is not in the set.
+func runEnd(set *roaring.Bitmap, b uint64) uint64 {
+	if it := set.UnsetIterator(b, maxSize/BlockSize); it.HasNext() {
+		return uint64(it.Next())
 	}
+	return maxSize / BlockSize
 }

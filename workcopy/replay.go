@@ -271,7 +271,7 @@ func (r *replayer) done() error {
 	s.prepared = r.prepared
 	s.entries = map[*node]*object.Entry{}
 	for _, n := range s.nodes {
-		if n.frozen == nil || n.frozen.nlink == 0 {
+		if n.frozen == nil || n.frozen.nlink == 0 || !s.attached(n) {
 			continue
 		}
 		e, err := s.committed(r.ctx, commit, n)
@@ -283,6 +283,19 @@ func (r *replayer) done() error {
 	err = s.finish(commit)
 	r.snap, r.prepared = nil, object.ID{}
 	return err
+}
+
+// attached says whether a node was in the tree at the cut, or in the link table: a graft that failed leaves nodes which are
+// in neither.
+func (s *Snapshot) attached(n *node) bool {
+	for n != s.c.root {
+		fr := n.frozen
+		if fr == nil || fr.linked || len(fr.places) == 0 {
+			return fr != nil && fr.linked
+		}
+		n = fr.places[0].dir
+	}
+	return true
 }
 
 // committed finds the entry of a frozen node in a commit.
@@ -337,22 +350,46 @@ func (r *replayer) end(branch object.ID) error {
 			c.dead = append(c.dead, corpse{ino: ino, file: b})
 		}
 	}
-	// Files without a name, open when the server ended. A hard-linked file may have names that nobody has looked at.
-	for _, n := range c.nodes {
-		if n.nlink == 0 || len(n.places) == 0 && !n.linked && n != c.root {
-			c.drop(n)
-			if !n.inTable() {
-				delete(c.dirty, n)
-			}
-			if n.file != nil {
-				c.dead = append(c.dead, corpse{ino: n.ino, file: &n.file.backing})
-			}
-		}
-	}
+	r.dropDetached()
 	if !r.reset.IsZero() && r.reset == branch && c.id != branch {
 		return c.replayReset(r.ctx, branch)
 	}
 	return nil
+}
+
+// dropDetached forgets what has no way to the top: files without a name that were open when the server ended, and what a
+// graft had made and not yet put in place. A hard-linked file of the commit may have names that nobody has looked at.
+func (r *replayer) dropDetached() {
+	c := r.c
+	attached := map[*node]bool{c.root: true}
+	var find func(n *node) bool
+	find = func(n *node) bool {
+		is, known := attached[n]
+		if !known {
+			is = n.nlink > 0 && n.inTable()
+			for _, p := range n.places {
+				is = is || n.nlink > 0 && find(p.dir)
+			}
+			attached[n] = is
+		}
+		return is
+	}
+	for _, n := range c.nodes {
+		if !find(n) {
+			c.discard(n)
+		}
+	}
+}
+
+// discard forgets a node that nobody knows and that is in no tree. The caller holds mu, or replays.
+func (c *Copy) discard(n *node) {
+	c.drop(n)
+	if !n.inTable() {
+		delete(c.dirty, n)
+	}
+	if n.file != nil {
+		c.dead = append(c.dead, corpse{ino: n.ino, file: &n.file.backing, lsn: c.journal.lsn()})
+	}
 }
 
 // recover brings backing files in line with the journal after the server or the machine was stopped without warning.

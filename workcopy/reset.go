@@ -46,13 +46,8 @@ func (c *Copy) Reset(ctx context.Context, id object.ID, commit *object.Commit, m
 	if err := move(); err != nil {
 		return err
 	}
-	if err := c.begin(true); err != nil {
-		return err
-	}
-	stale := c.replaceAll(id, commit, kept, top)
-	c.journal.id(recordSwitch, id) // records behind it speak of the new generation
-	k := c.kernel
-	if err := c.end(nil); err != nil {
+	stale, k, err := c.switchTo(id, commit, kept, top)
+	if err != nil {
 		return err
 	}
 	if err := c.compact(); err != nil {
@@ -66,6 +61,17 @@ func (c *Copy) Reset(ctx context.Context, id object.ID, commit *object.Commit, m
 		}
 	}
 	return nil
+}
+
+// switchTo begins the new generation, in memory and in the journal.
+func (c *Copy) switchTo(id object.ID, commit *object.Commit, kept map[string]keptDir, top []string) ([]staleNames, Kernel, error) {
+	if err := c.begin(true); err != nil {
+		return nil, nil, err
+	}
+	stale := c.replaceAll(id, commit, kept, top)
+	c.journal.id(recordSwitch, id) // records behind it speak of the new generation
+	k := c.kernel
+	return stale, k, c.end(nil)
 }
 
 // replayReset finishes a reset whose branch had moved when the server ended.
@@ -228,6 +234,9 @@ func (c *Copy) dropGenerations() error {
 
 // Graft replaces what is at path by a committed entry with everything below it; a nil entry removes it. Parents must
 // exist. links is the link table of the commit the entry is from. The bytes stay in the store until they are read.
+//
+// What is to come is made first, in no directory, and takes the place of the old at once where that is no directory. A
+// directory is emptied before: killed meanwhile, it has lost some of its names, and Graft is to be called again.
 func (c *Copy) Graft(ctx context.Context, path string, e *object.Entry, links object.ID) error {
 	c.commits.Lock()
 	defer c.commits.Unlock()
@@ -236,29 +245,13 @@ func (c *Copy) Graft(ctx context.Context, path string, e *object.Entry, links ob
 		return err
 	}
 	defer c.Forget(parent, 1)
-	var n *node
-	if e != nil {
-		g := &grafter{c: c, links: links, linked: map[uint64]*node{}}
-		if n, err = g.build(ctx, e); err != nil {
-			return err
-		}
+	if e == nil {
+		err = c.removeAll(ctx, parent, name)
+	} else {
+		err = c.graftOver(ctx, parent, name, e, links)
 	}
-	if err := c.removeAll(ctx, parent, name); err != nil {
+	if err != nil {
 		return err
-	}
-	if n != nil {
-		r := &ref{id: parent, name: name}
-		if err := c.resolve(ctx, true, false, r); err != nil {
-			return err
-		}
-		if r.child != nil {
-			return c.end(errs.New(errs.Conflict, "%s was made anew meanwhile", path))
-		}
-		c.bind(r.dir, name, n)
-		c.stampDir(r.dir)
-		if err := c.end(nil, r.dir, n); err != nil {
-			return err
-		}
 	}
 	c.mu.RLock()
 	k := c.kernel
@@ -267,6 +260,46 @@ func (c *Copy) Graft(ctx context.Context, path string, e *object.Entry, links ob
 		return k.Invalidate(parent, []string{name})
 	}
 	return nil
+}
+
+func (c *Copy) graftOver(ctx context.Context, parent NodeID, name string, e *object.Entry, links object.ID) (err error) {
+	g := &grafter{c: c, links: links, linked: map[uint64]*node{}}
+	defer func() {
+		if err != nil {
+			g.giveUp()
+		}
+	}()
+	n, err := g.build(ctx, e)
+	if err != nil {
+		return err
+	}
+	r := &ref{id: parent, name: name}
+	if err := c.resolve(ctx, true, true, r); err != nil {
+		return err
+	}
+	if r.child != nil && r.child.isDir() {
+		c.end(nil)
+		if err := c.removeAll(ctx, parent, name); err != nil {
+			return err
+		}
+		if err := c.resolve(ctx, true, true, r); err != nil {
+			return err
+		}
+	}
+	old := r.child
+	if old != nil && old.isDir() {
+		return c.end(errs.New(errs.Conflict, "%s was made anew meanwhile", name))
+	}
+	if old != nil {
+		c.unbind(r.dir, name, old)
+	}
+	c.bind(r.dir, name, n)
+	g.made = nil // in place
+	if old != nil {
+		c.loseLink(old)
+	}
+	c.stampDir(r.dir)
+	return c.end(nil, r.dir, n)
 }
 
 // walkTo resolves the directory of a path and counts a reference on it.
@@ -330,6 +363,17 @@ type grafter struct {
 	c      *Copy
 	links  object.ID
 	linked map[uint64]*node // by the inode number in the commit
+	made   []*node
+}
+
+// giveUp forgets what was built: it is in no directory. The next Open does the same with what a killed server has left.
+func (g *grafter) giveUp() {
+	g.c.mu.Lock()
+	defer g.c.mu.Unlock()
+	for _, n := range g.made {
+		n.nlink, n.places = 0, nil
+		g.c.discard(n)
+	}
 }
 
 func (g *grafter) build(ctx context.Context, e *object.Entry) (*node, error) {
@@ -394,6 +438,7 @@ func (g *grafter) make(e *object.Entry) (*node, error) {
 		n.file.partial, n.file.part = n.size > 0, n.size > 0
 	}
 	c.add(n)
+	g.made = append(g.made, n)
 	n.logged = true
 	c.journal.base(&own)
 	c.mark(n)

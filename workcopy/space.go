@@ -236,6 +236,7 @@ func (s *seeker) scan(end uint64, hole bool) error {
 		isHole := s.zeroed.Contains(uint32(b))
 		switch {
 		case isHole:
+			next = runEnd(s.zeroed, b) * BlockSize
 		case s.dirty.Contains(uint32(b)):
 		default: // as committed
 			isHole = hole
