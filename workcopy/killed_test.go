@@ -445,8 +445,9 @@ func TestPromotionIsTriedAgain(t *testing.T) {
 	r.write(r.file("f"), 0, strings.Repeat("x", 3*BlockSize))
 	r.commit()
 	r.reset()
-	r.wantFile("f", strings.Repeat("x", 3*BlockSize))
-	f := r.c.nodes[r.look("f")].file
+	f, err := r.c.fileOf(r.look("f"))
+	r.ok(err)
+	r.ok(r.c.fill(r.ctx, r.look("f"), 0, 3*BlockSize))
 	f.path = filepath.Join(r.dir, "nowhere", "f") // renaming and syncing the directory fail
 	if err := r.c.promote(); err == nil {
 		t.Fatal("promoted to a directory that is not there")
