@@ -35,7 +35,7 @@ deps:
 	@sh tools/deps.sh internal/e2e/packages.txt
 
 # The S3 servers that tests start, built from source into the build cache of the go command (no Debian package has one).
-# versitygw is one for make test: 110 s on two idle cores with an empty cache. MinIO, 250 s, joins it in make soak.
+# versitygw is the one for make test: two minutes of CPU with an empty cache. MinIO, four minutes, joins it in make soak.
 DM_S3_SERVERS ?= versitygw
 s3servers:
 	@for s in $(DM_S3_SERVERS); do CGO_ENABLED=0 go tool -modfile=tools/$$s.mod -n $$s >/dev/null || exit 1; done

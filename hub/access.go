@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"maps"
@@ -8,10 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"dm/internal/errs"
-	"dm/object"
 	"dm/remote/hubproto"
 )
 
@@ -45,126 +43,116 @@ func access(who asker, owner string, rec *dotRecord) hubproto.Access {
 }
 
 // readable finds a dot that the asker may read; nil where there is none, which is all the asker learns.
-func readable(tx *bbolt.Tx, who asker, name string) (*dotRecord, error) {
+func readable(a accounts, who asker, name string) (*dotRecord, error) {
 	owner, err := splitDot(name)
 	if err != nil {
 		return nil, err
 	}
-	var rec dotRecord
-	ok, err := getJSON(tx, bucketDots, name, &rec)
-	if err != nil || !ok || access(who, owner, &rec) == hubproto.None {
+	rec, err := a.dot(name)
+	if err != nil || rec == nil || access(who, owner, rec) == hubproto.None {
 		return nil, err
 	}
-	return &rec, nil
+	return rec, nil
 }
 
 // writable finds a dot that the asker may write: NotAllowed if not. It is nil where there is none yet, which the owner may
 // make.
-func writable(tx *bbolt.Tx, who asker, name string) (*dotRecord, error) {
+func writable(a accounts, who asker, name string) (*dotRecord, error) {
 	owner, err := splitDot(name)
 	if err != nil {
 		return nil, err
 	}
-	var rec dotRecord
-	ok, err := getJSON(tx, bucketDots, name, &rec)
+	rec, err := a.dot(name)
 	if err != nil {
 		return nil, err
 	}
-	found := &rec
-	if !ok {
-		found = nil
-	}
-	if access(who, owner, found) != hubproto.Write {
+	if access(who, owner, rec) != hubproto.Write {
 		return nil, errs.WithHint(errs.New(errs.NotAllowed, "you may not write to %s", name),
 			"its owner %s can share it with you: 'dm hub share'", owner)
 	}
-	return found, nil
+	return rec, nil
 }
 
-// ensureDot returns a dot that the asker may write, and makes it if need be.
-func (h *Hub) ensureDot(tx *bbolt.Tx, who asker, name string) (*dotRecord, error) {
-	rec, err := writable(tx, who, name)
+// ensureDot makes a dot that the asker may write, if there is none.
+func (h *Hub) ensureDot(ctx context.Context, who asker, name string) error {
+	var rec *dotRecord
+	err := h.engine.look(ctx, func(a accounts) (err error) {
+		rec, err = writable(a, who, name)
+		return err
+	})
 	if err != nil || rec != nil {
-		return rec, err
-	}
-	owner, _, _ := strings.Cut(name, "/")
-	if n := dotsOf(tx, owner); n >= h.cfg.Limits.Dots {
-		return nil, errs.New(errs.NotAllowed, "user %s has %d dots, more are not allowed", owner, n)
+		return err
 	}
 	var id [8]byte
 	rand.Read(id[:])
-	rec = &dotRecord{ID: hex.EncodeToString(id[:]), Created: time.Now().UTC()}
-	if _, err := tx.Bucket([]byte(bucketMembers)).CreateBucketIfNotExists([]byte(rec.ID)); err != nil {
-		return nil, err
-	}
-	return rec, putJSON(tx, bucketDots, name, rec)
+	owner, _, _ := strings.Cut(name, "/")
+	return h.engine.change(ctx, func(a accounts) error {
+		if rec, err := writable(a, who, name); err != nil || rec != nil {
+			return err
+		}
+		n, err := dotsOf(a, owner)
+		if err != nil {
+			return err
+		}
+		if n >= h.cfg.Limits.Dots {
+			return errs.New(errs.NotAllowed, "user %s has %d dots, more are not allowed", owner, n)
+		}
+		return a.putDot(name, &dotRecord{ID: hex.EncodeToString(id[:]), Created: time.Now().UTC()})
+	})
 }
 
 // dotsOf counts a user's dots, those in the making included.
-func dotsOf(tx *bbolt.Tx, user string) (n int) {
-	c := tx.Bucket([]byte(bucketDots)).Cursor()
-	prefix := user + "/"
-	for k, _ := c.Seek([]byte(prefix)); k != nil && strings.HasPrefix(string(k), prefix); k, _ = c.Next() {
+func dotsOf(a accounts, user string) (n int, err error) {
+	err = a.eachDot(user, func(string, *dotRecord) error {
 		n++
-	}
-	return n
+		return nil
+	})
+	return n, err
 }
 
 // eachReadable calls fn for each dot that the asker may read.
-func eachReadable(tx *bbolt.Tx, who asker, fn func(name string, rec *dotRecord, a hubproto.Access) error) error {
-	return tx.Bucket([]byte(bucketDots)).ForEach(func(k, _ []byte) error {
-		var rec dotRecord
-		if _, err := getJSON(tx, bucketDots, string(k), &rec); err != nil {
-			return err
-		}
-		owner, _, _ := strings.Cut(string(k), "/")
-		a := access(who, owner, &rec)
-		if a == hubproto.None {
-			return nil
-		}
-		return fn(string(k), &rec, a)
-	})
-}
-
-// sight is what an asker sees through a dot and around it, in one transaction.
-type sight struct {
-	own    *bbolt.Bucket   // the dot's members; nil: it has none
-	others []*bbolt.Bucket // those of other dots that the asker may read
-}
-
-func see(tx *bbolt.Tx, who asker, own *dotRecord) (*sight, error) {
-	s := &sight{}
-	if own != nil {
-		s.own = members(tx, own.ID)
-	}
-	err := eachReadable(tx, who, func(_ string, rec *dotRecord, _ hubproto.Access) error {
-		if own == nil || rec.ID != own.ID {
-			if b := members(tx, rec.ID); b != nil {
-				s.others = append(s.others, b)
-			}
+func eachReadable(a accounts, who asker, fn func(name string, rec *dotRecord, a hubproto.Access) error) error {
+	return a.eachDot("", func(name string, rec *dotRecord) error {
+		owner, _, _ := strings.Cut(name, "/")
+		if may := access(who, owner, rec); may != hubproto.None {
+			return fn(name, rec, may)
 		}
 		return nil
 	})
+}
+
+// see returns what the asker sees from a dot, which find returns.
+func (h *Hub) see(ctx context.Context, who asker, name string, find func(accounts, asker, string) (*dotRecord, error)) (*sight, error) {
+	s := &sight{}
+	err := h.engine.look(ctx, func(a accounts) (err error) {
+		s.others = nil
+		if s.own, err = find(a, who, name); err != nil {
+			return err
+		}
+		return eachReadable(a, who, func(_ string, rec *dotRecord, _ hubproto.Access) error {
+			if s.own == nil || rec.ID != s.own.ID {
+				s.others = append(s.others, rec)
+			}
+			return nil
+		})
+	})
+	s.still = func(ctx context.Context) error {
+		return h.engine.look(ctx, func(a accounts) error {
+			rec, err := writable(a, who, name)
+			if err == nil && (rec == nil || s.own == nil || rec.ID != s.own.ID) {
+				err = errs.WithHint(errs.New(errs.Conflict, "the dot was deleted meanwhile"), "push again")
+			}
+			return err
+		})
+	}
 	return s, err
 }
 
-// member says whether the dot has an object.
-func (s *sight) member(id object.ID) bool { return s.own != nil && s.own.Get(id[:]) != nil }
-
-// elsewhere says whether another dot that the asker may read has an object, and its kind.
-func (s *sight) elsewhere(id object.ID) (object.Kind, bool) {
-	for _, b := range s.others {
-		if v := b.Get(id[:]); len(v) == 1 {
-			return object.Kind(v[0]), true
-		}
-	}
-	return 0, false
-}
-
 // shares returns who has access to a dot beside its owner.
-func (h *Hub) shares(who asker, name string) (list []hubproto.Share, err error) {
-	err = h.db.View(func(tx *bbolt.Tx) error {
-		rec, err := owned(tx, who, name)
+func (h *Hub) shares(ctx context.Context, who asker, name string) (list []hubproto.Share, err error) {
+	err = h.engine.look(ctx, func(a accounts) error {
+		list = nil
+		rec, err := owned(a, who, name)
 		if err != nil {
 			return err
 		}
@@ -183,7 +171,7 @@ func (h *Hub) shares(who asker, name string) (list []hubproto.Share, err error) 
 const administrator = asker("\x00admin")
 
 // owned finds a dot for its owner.
-func owned(tx *bbolt.Tx, who asker, name string) (*dotRecord, error) {
+func owned(a accounts, who asker, name string) (*dotRecord, error) {
 	owner, err := splitDot(name)
 	if err != nil {
 		return nil, err
@@ -191,23 +179,27 @@ func owned(tx *bbolt.Tx, who asker, name string) (*dotRecord, error) {
 	if string(who) != owner && who != administrator {
 		return nil, errs.New(errs.NotAllowed, "only the owner %s may do that with %s", owner, name)
 	}
-	var rec dotRecord
-	ok, err := getJSON(tx, bucketDots, name, &rec)
-	if err == nil && !ok {
+	rec, err := a.dot(name)
+	if err == nil && rec == nil {
 		err = errs.New(errs.NotFound, "there is no dot %s", name)
 	}
-	return &rec, err
+	return rec, err
 }
 
 // share changes what a user may do with a dot.
-func (h *Hub) share(who asker, name string, s hubproto.Share) error {
+func (h *Hub) share(ctx context.Context, who asker, name string, s hubproto.Share) error {
 	switch s.Access {
 	case hubproto.None, hubproto.Read, hubproto.Write:
 	default:
 		return errs.New(errs.Usage, "unknown access '%.20s': it is none, read or write", s.Access)
 	}
-	err := h.db.Update(func(tx *bbolt.Tx) error {
-		rec, err := owned(tx, who, name)
+	if s.User != hubproto.Everyone {
+		if err := checkUser(s.User); err != nil {
+			return err
+		}
+	}
+	err := h.engine.change(ctx, func(a accounts) error {
+		rec, err := owned(a, who, name)
 		if err != nil {
 			return err
 		}
@@ -216,18 +208,20 @@ func (h *Hub) share(who asker, name string, s hubproto.Share) error {
 				return errs.New(errs.Usage, "everyone may at most read")
 			}
 			rec.Public = s.Access == hubproto.Read
-			return putJSON(tx, bucketDots, name, rec)
+			return a.putDot(name, rec)
 		}
-		if ok, err := getJSON(tx, bucketUsers, s.User, &userRecord{}); (err != nil || !ok) && s.Access != hubproto.None {
+		if s.Access == hubproto.None {
+			delete(rec.Shares, s.User)
+			return a.putDot(name, rec)
+		}
+		if u, err := a.user(s.User); err != nil || u == nil {
 			return noUser(s.User, err)
 		}
 		if rec.Shares == nil {
 			rec.Shares = map[string]hubproto.Access{}
 		}
-		if rec.Shares[s.User] = s.Access; s.Access == hubproto.None {
-			delete(rec.Shares, s.User)
-		}
-		return putJSON(tx, bucketDots, name, rec)
+		rec.Shares[s.User] = s.Access
+		return a.putDot(name, rec)
 	})
 	if err == nil {
 		h.audit(who.name(), "dot shared", "dot", name, "with", s.User, "access", string(s.Access))

@@ -28,15 +28,19 @@ type Admin interface {
 }
 
 // ShareDot gives a user access to a dot.
-func (h *Hub) ShareDot(_ context.Context, name string, s hubproto.Share) error {
-	return h.share(administrator, name, s)
+func (h *Hub) ShareDot(ctx context.Context, name string, s hubproto.Share) error {
+	return h.share(ctx, administrator, name, s)
 }
 
 const socketName = "hub.sock"
 
-// OpenAdmin returns the administration of the hub in dir, whether the hub runs or not. Only who may write to dir can do so.
-func OpenAdmin(ctx context.Context, dir string) (Admin, error) {
-	path := filepath.Join(dir, socketName)
+// OpenAdmin returns the administration of the hub with this configuration, whether it runs or not. For a hub in a directory
+// only who may write there can do so; for one in a bucket only who has the bucket's keys.
+func OpenAdmin(ctx context.Context, cfg Config) (Admin, error) {
+	if cfg.S3 != "" {
+		return Open(ctx, cfg)
+	}
+	path := filepath.Join(cfg.Dir, socketName)
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
 	if err == nil {
@@ -44,9 +48,9 @@ func OpenAdmin(ctx context.Context, dir string) (Admin, error) {
 		return newAdminClient(path), nil
 	}
 	if errs.KindOf(err) == errs.NotAllowed {
-		return nil, errs.New(errs.NotAllowed, "administer hub %s: %w", dir, err)
+		return nil, errs.New(errs.NotAllowed, "administer hub %s: %w", cfg.Dir, err)
 	}
-	return Open(ctx, Config{Dir: dir})
+	return Open(ctx, cfg)
 }
 
 func adminListener(dir string) (net.Listener, error) {

@@ -110,7 +110,13 @@ func (h *Hub) login(w http.ResponseWriter, r *http.Request) (who asker, ok bool)
 		answerStatus(w, http.StatusTooManyRequests, errs.New(errs.NotAllowed, "too many failed logins from %s", addr))
 		return "", false
 	}
-	if h.authentic(name, key) {
+	good, err := h.authentic(r.Context(), name, key)
+	if err != nil {
+		h.log.Error("login cannot be checked", "error", err)
+		answerError(w, err)
+		return "", false
+	}
+	if good {
 		return asker(name), true
 	}
 	h.gates.loginFailed(addr)
@@ -213,16 +219,17 @@ func (h *Hub) whoAmI(w http.ResponseWriter, _ *http.Request, who asker) error {
 	return answer(w, hubproto.WhoAmI{User: string(who), Version: h.cfg.Version})
 }
 
-func (h *Hub) serveHealth(w http.ResponseWriter, _ *http.Request) {
-	if err := h.db.Sync(); err != nil {
+func (h *Hub) serveHealth(w http.ResponseWriter, r *http.Request) {
+	if err := h.engine.healthy(r.Context()); err != nil {
+		h.log.Error("hub is not healthy", "error", err)
 		answerError(w, err)
 		return
 	}
 	io.WriteString(w, "ok\n")
 }
 
-func (h *Hub) serveList(w http.ResponseWriter, _ *http.Request, who asker) error {
-	list, err := h.list(who)
+func (h *Hub) serveList(w http.ResponseWriter, r *http.Request, who asker) error {
+	list, err := h.list(r.Context(), who)
 	if err != nil {
 		return err
 	}
@@ -230,7 +237,7 @@ func (h *Hub) serveList(w http.ResponseWriter, _ *http.Request, who asker) error
 }
 
 func (h *Hub) serveDelete(w http.ResponseWriter, r *http.Request, who asker) error {
-	if err := h.remove(who, dotOf(r)); err != nil {
+	if err := h.remove(r.Context(), who, dotOf(r)); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -238,7 +245,7 @@ func (h *Hub) serveDelete(w http.ResponseWriter, r *http.Request, who asker) err
 }
 
 func (h *Hub) serveRefs(w http.ResponseWriter, r *http.Request, who asker) error {
-	refs, err := h.refs(who, dotOf(r))
+	refs, err := h.refs(r.Context(), who, dotOf(r))
 	if err != nil {
 		return err
 	}
@@ -278,7 +285,7 @@ func (h *Hub) serveMissing(w http.ResponseWriter, r *http.Request, who asker) er
 	if err != nil {
 		return err
 	}
-	missing, err := h.missing(who, dotOf(r), ids)
+	missing, err := h.missing(r.Context(), who, dotOf(r), ids)
 	if err != nil {
 		return err
 	}
@@ -320,7 +327,7 @@ func (h *Hub) serveLoad(w http.ResponseWriter, r *http.Request, who asker) error
 }
 
 func (h *Hub) serveShares(w http.ResponseWriter, r *http.Request, who asker) error {
-	list, err := h.shares(who, dotOf(r))
+	list, err := h.shares(r.Context(), who, dotOf(r))
 	if err != nil {
 		return err
 	}
@@ -332,7 +339,7 @@ func (h *Hub) serveShare(w http.ResponseWriter, r *http.Request, who asker) erro
 	if err := question(w, r, &s); err != nil {
 		return err
 	}
-	if err := h.share(who, dotOf(r), s); err != nil {
+	if err := h.share(r.Context(), who, dotOf(r), s); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

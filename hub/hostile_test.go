@@ -61,25 +61,31 @@ func (p *testPack) seal() *remote.Pack {
 	return &remote.Pack{Name: remote.PackName(data), Data: data}
 }
 
-// objects returns the members of a dot.
-func (s *served) objects(t testing.TB, name string) map[object.ID]object.Kind {
+// members returns the number of a dot's members.
+func (s *served) members(t testing.TB, name string) (n int) {
 	t.Helper()
-	all := map[object.ID]object.Kind{}
-	err := s.db.View(func(tx *bbolt.Tx) error {
-		var rec dotRecord
-		ok, err := getJSON(tx, bucketDots, name, &rec)
-		if err != nil || !ok {
-			return err
-		}
-		return members(tx, rec.ID).ForEach(func(k, v []byte) error {
-			all[object.ID(k)] = object.Kind(v[0])
-			return nil
-		})
-	})
-	if err != nil {
-		t.Fatal(err)
+	ctx := context.Background()
+	var d *dotRecord
+	must(t, s.engine.look(ctx, func(a accounts) (err error) {
+		d, err = a.dot(name)
+		return err
+	}))
+	if d == nil {
+		return 0
 	}
-	return all
+	switch e := s.engine.(type) {
+	case *localEngine:
+		must(t, e.db.View(func(tx *bbolt.Tx) error {
+			n = members(tx, d.ID).Stats().KeyN
+			return nil
+		}))
+	case *sharedEngine:
+		sd, err := e.dot(d)
+		must(t, err)
+		must(t, refresh(ctx, sd))
+		n, _ = sd.r.Len()
+	}
+	return n
 }
 
 // chunkRecord is a raw record of plain under another's id, or its own.
@@ -89,8 +95,10 @@ func chunkRecord(id object.ID, enc pack.Encoding, plainLen int, payload []byte) 
 
 // Every pack here is wrong. Each is refused as damaged, and nothing of it, good records before the bad one included, becomes
 // a member.
-func TestHostilePacks(t *testing.T) {
-	h := serveHub(t, Limits{}, "alice")
+func TestHostilePacks(t *testing.T) { eachEngine(t, testHostilePacks) }
+
+func testHostilePacks(t *testing.T, engine string) {
+	h := serveHub(t, engine, Limits{}, "alice")
 	d := dotOfUser(t, h.as(t, "alice"), "alice/app")
 	good := []byte("a good chunk")
 	content := bytes.Repeat([]byte("some content "), 100)
@@ -132,7 +140,7 @@ func TestHostilePacks(t *testing.T) {
 	for name, p := range packs {
 		t.Run(name, func(t *testing.T) {
 			mustBe(t, d.Store(context.Background(), p), errs.Damaged)
-			if n := len(h.objects(t, "alice/app")); n != 0 {
+			if n := h.members(t, "alice/app"); n != 0 {
 				t.Errorf("%d objects of a refused pack are members", n)
 			}
 		})
@@ -145,7 +153,7 @@ func TestHostilePacks(t *testing.T) {
 		mustBe(t, d.Store(context.Background(), &remote.Pack{Data: b}), errs.Damaged)
 	}
 	must(t, d.Store(context.Background(), newPack().whole(object.KindChunk, good).seal()))
-	if n := len(h.objects(t, "alice/app")); n != 1 {
+	if n := h.members(t, "alice/app"); n != 1 {
 		t.Errorf("%d members after one good pack", n)
 	}
 }
@@ -175,8 +183,10 @@ func newer(b []byte) []byte {
 }
 
 // Requests that no client of ours sends get a status of 4xx, and bodies without end are cut off.
-func TestHostileRequests(t *testing.T) {
-	h := serveHub(t, Limits{}, "alice")
+func TestHostileRequests(t *testing.T) { eachEngine(t, testHostileRequests) }
+
+func testHostileRequests(t *testing.T, engine string) {
+	h := serveHub(t, engine, Limits{}, "alice")
 	long := strings.Repeat("a", 65)
 	for _, c := range []struct {
 		method, path, body string
@@ -227,7 +237,7 @@ func TestHostileRequests(t *testing.T) {
 			t.Errorf("endless body to %s: status %d", path, resp.StatusCode)
 		}
 	}
-	if n := len(h.objects(t, "alice/a")); n != 0 {
+	if n := h.members(t, "alice/a"); n != 0 {
 		t.Errorf("%d objects of endless packs are members", n)
 	}
 }
@@ -256,8 +266,10 @@ func (r *records) Read(p []byte) (int, error) {
 }
 
 // Too many transfers of one user: the others are told to come back, and others' are served.
-func TestTransferLimit(t *testing.T) {
-	h := serveHub(t, Limits{UserTransfers: 1}, "alice", "bob")
+func TestTransferLimit(t *testing.T) { eachEngine(t, testTransferLimit) }
+
+func testTransferLimit(t *testing.T, engine string) {
+	h := serveHub(t, engine, Limits{UserTransfers: 1}, "alice", "bob")
 	post := func(user string, body io.Reader) (*http.Response, error) {
 		req, err := http.NewRequest(http.MethodPost, fmt.Sprintf("%s/v1/dots/%s/a/packs", h.url, user), body)
 		must(t, err)

@@ -7,15 +7,17 @@
 // A hub has a directory of its own:
 //
 //	store/      objects (package store)
-//	hub.db      bbolt: users, dots, refs, and which dot has which objects
+//	hub.db      bbolt: users, dots, refs, and which dot has which objects; one process has it open
 //	cert.pem    certificate and key that it made for itself, unless it was given others
 //	hub.sock    for the administrator's commands while the hub runs
-//	lock        in hub.db itself: one process has it open
+//
+// Or it keeps all that matters in an S3 bucket, and any number of hubs serve that bucket, each with a directory for its
+// certificate, its socket, and caches that can be lost (see sharedEngine and docs/format/remote.md).
 //
 // # Which dot has which objects
 //
-// One store holds everybody's objects, each once. What a user gets to know must not depend on what others have, so hub.db
-// keeps for each dot the set of its members: objects that were sent to it, and what those need. The rules:
+// Everybody's objects are in one place, each once. What a user gets to know must not depend on what others have, so the hub
+// knows for each dot the set of its members: objects that were sent to it, and what those need. The rules:
 //
 //   - A member's needs are members. A pack is refused if it holds an object that needs one which is neither in the pack nor
 //     a member nor, together with all it needs, in another dot that the sender may read; in that case it becomes a member.
@@ -24,30 +26,27 @@
 //
 // So whoever names an id without having had the object learns nothing, and a ref moves without a walk over what it needs.
 //
-// Order of writes: the store has an object durably before hub.db says that it is a member; members and refs change in one
-// transaction each. A crash leaves objects that are nobody's, which do no harm.
+// Order of writes: an object is durable before it is a member; members and refs change all at once each. A crash leaves
+// objects that are nobody's, which do no harm.
 package hub
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
-	"path/filepath"
 	"time"
 
-	"go.etcd.io/bbolt"
-
-	"dm/internal/durable"
-	"dm/internal/errs"
-	"dm/store"
-	"dm/store/pack"
+	"dm/remote/bucket"
 )
 
 // Config is the choices of a hub.
 type Config struct {
 	Dir     string       // its state
+	S3      string       // s3://ACCESSKEY@BUCKET[/PREFIX][?endpoint=URL&region=REGION]: its state is there; empty: in Dir
+	S3Key   string       // the secret key for S3
 	Version string       // of dm, told to clients
 	Log     *slog.Logger // of operation and, with the attribute audit=true, of each change; nil: none
-	MinFree int64        // free bytes on the disk below which nothing more is taken in; 0: 1 GiB
+	MinFree int64        // without S3: free bytes on the disk below which nothing more is taken in; 0: 1 GiB
 	Limits  Limits
 }
 
@@ -79,63 +78,52 @@ const defaultMinFree = 1 << 30
 
 // Hub is an open hub. It is safe for concurrent use.
 type Hub struct {
-	cfg   Config
-	log   *slog.Logger
-	store *store.Store
-	db    *bbolt.DB
-	codec *pack.Codec
-	gates gates
-	stats *metrics
+	cfg    Config
+	log    *slog.Logger
+	engine engine
+	gates  gates
+	stats  *metrics
 }
 
-// Open opens the hub in cfg.Dir and creates it if there is none. It fails with errs.Conflict if another process has it open.
-func Open(ctx context.Context, cfg Config) (_ *Hub, err error) {
-	cfg.Limits.fill()
-	if cfg.MinFree == 0 {
-		cfg.MinFree = defaultMinFree
+// Open opens the hub in cfg.Dir, or in the bucket, and creates it if there is none. It fails with errs.Conflict if another
+// process has the directory open.
+func Open(ctx context.Context, cfg Config) (*Hub, error) {
+	if cfg.S3 == "" {
+		e, err := openLocal(ctx, cfg.Dir, cmp.Or(cfg.MinFree, defaultMinFree))
+		if err != nil {
+			return nil, err
+		}
+		return newHub(cfg, e), nil
 	}
+	b, err := openBucket(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return openIn(ctx, cfg, b)
+}
+
+// openIn opens the hub in a bucket, which it closes with it.
+func openIn(ctx context.Context, cfg Config, b bucket.Bucket) (*Hub, error) {
+	e, err := openShared(ctx, cfg.Dir, b)
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	return newHub(cfg, e), nil
+}
+
+func newHub(cfg Config, e engine) *Hub {
+	cfg.Limits.fill()
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := durable.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, errs.New(errs.KindOf(err), "open hub %s: %w", cfg.Dir, err)
-	}
-	h := &Hub{cfg: cfg, log: cfg.Log}
-	defer func() {
-		if err != nil {
-			h.Close()
-		}
-	}()
-	if h.store, err = store.Open(ctx, filepath.Join(cfg.Dir, "store"), store.Options{MinFree: cfg.MinFree}); err != nil {
-		return nil, err
-	}
-	if h.db, err = openDB(filepath.Join(cfg.Dir, "hub.db")); err != nil {
-		return nil, err
-	}
-	if h.codec, err = pack.NewCodec(pack.Fast); err != nil {
-		return nil, err
-	}
-	h.gates = newGates(cfg.Limits)
+	h := &Hub{cfg: cfg, log: cfg.Log, engine: e, gates: newGates(cfg.Limits)}
 	h.stats = newMetrics(h)
-	return h, nil
+	return h
 }
 
 // Close closes the hub. Nothing may be in use any more.
-func (h *Hub) Close() error {
-	var err error
-	if h.codec != nil {
-		h.codec.Close()
-	}
-	if h.db != nil {
-		err = h.db.Close()
-	}
-	if h.store != nil {
-		if serr := h.store.Close(); err == nil {
-			err = serr
-		}
-	}
-	return err
-}
+func (h *Hub) Close() error { return h.engine.close() }
 
 // audit writes a line about a change that a user made.
 func (h *Hub) audit(user, what string, args ...any) {

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"dm/remote"
+	"dm/remote/bucket"
+	"dm/remote/dir"
 	"dm/remote/hubremote"
 	"dm/remote/remotetest"
 	"dm/store"
@@ -28,12 +30,52 @@ type served struct {
 	keys map[string]string
 }
 
-func serveHub(t testing.TB, limits Limits, users ...string) *served {
-	t.Helper()
-	h, err := Open(context.Background(), Config{Dir: t.TempDir(), Limits: limits, MinFree: 1})
-	if err != nil {
-		t.Fatal(err)
+// engines lists where hubs keep their state: on a disk, or in a bucket, here one that is a directory.
+func engines() []string { return []string{"disk", "bucket"} }
+
+// eachEngine runs a test on hubs of each kind.
+func eachEngine(t *testing.T, test func(t *testing.T, engine string)) {
+	for _, engine := range engines() {
+		t.Run(engine, func(t *testing.T) { test(t, engine) })
 	}
+}
+
+func serveHub(t testing.TB, engine string, limits Limits, users ...string) *served {
+	t.Helper()
+	if engine == "disk" {
+		h, err := Open(context.Background(), Config{Dir: t.TempDir(), Limits: limits, MinFree: 1})
+		must(t, err)
+		return serve(t, h, users...)
+	}
+	return serveHubs(t, inDirectory(t), 1, limits, users...)[0]
+}
+
+// inDirectory makes a bucket and opens it, each time as another hub would.
+func inDirectory(t testing.TB) func() bucket.Bucket {
+	path := t.TempDir()
+	return func() bucket.Bucket {
+		b, err := dir.Open(path)
+		must(t, err)
+		return b
+	}
+}
+
+// serveHubs serves n hubs on one bucket.
+func serveHubs(t testing.TB, open func() bucket.Bucket, n int, limits Limits, users ...string) (list []*served) {
+	t.Helper()
+	for range n {
+		h, err := openIn(context.Background(), Config{Dir: t.TempDir(), Limits: limits}, open())
+		must(t, err)
+		list = append(list, serve(t, h, users...))
+		if users = nil; len(list) > 1 {
+			list[len(list)-1].keys = list[0].keys
+		}
+	}
+	return list
+}
+
+func serve(t testing.TB, h *Hub, users ...string) *served {
+	t.Helper()
 	srv := httptest.NewServer(h.Handler())
 	t.Cleanup(func() {
 		srv.Close()
@@ -43,9 +85,9 @@ func serveHub(t testing.TB, limits Limits, users ...string) *served {
 	})
 	s := &served{h, srv.URL, map[string]string{}}
 	for _, u := range users {
-		if s.keys[u], err = h.AddUser(context.Background(), u); err != nil {
-			t.Fatal(err)
-		}
+		key, err := h.AddUser(context.Background(), u)
+		must(t, err)
+		s.keys[u] = key
 	}
 	return s
 }
@@ -61,11 +103,13 @@ func (s *served) as(t testing.TB, user string) *hubremote.Remote {
 }
 
 func TestRemote(t *testing.T) {
-	remotetest.Run(t, func(t *testing.T) remotetest.Setup {
-		h := serveHub(t, Limits{}, "alice")
-		return remotetest.Setup{
-			Local: openStore,
-			Open:  func(t testing.TB) remote.Remote { return h.as(t, "alice") },
-		}
+	eachEngine(t, func(t *testing.T, engine string) {
+		remotetest.Run(t, func(t *testing.T) remotetest.Setup {
+			h := serveHub(t, engine, Limits{}, "alice")
+			return remotetest.Setup{
+				Local: openStore,
+				Open:  func(t testing.TB) remote.Remote { return h.as(t, "alice") },
+			}
+		})
 	})
 }

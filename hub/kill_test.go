@@ -151,7 +151,7 @@ func TestHubIsKilled(t *testing.T) {
 	hub.kill()
 	h, err = Open(ctx, Config{Dir: hub.dir})
 	must(t, err)
-	report, err := h.store.Fsck(ctx, store.FsckOptions{})
+	report, err := h.engine.(*localEngine).store.Fsck(ctx, store.FsckOptions{})
 	must(t, err)
 	if !report.OK() {
 		t.Errorf("fsck of the hub's store: %+v", report.Problems)

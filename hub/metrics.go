@@ -1,13 +1,18 @@
 package hub
 
 import (
+	"context"
+	"math"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"go.etcd.io/bbolt"
 )
+
+// countWait is how long counting users or dots may take.
+const countWait = 5 * time.Second
 
 // metrics is what /metrics shows. It names no user and no dot.
 type metrics struct {
@@ -36,21 +41,28 @@ func newMetrics(h *Hub) *metrics {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "dm_hub_" + name, Help: help}, value)
 	}
-	count := func(bucket string) func() float64 {
+	count := func(of func(accounts, func()) error) func() float64 {
 		return func() float64 {
+			ctx, cancel := context.WithTimeout(context.Background(), countWait)
+			defer cancel()
 			n := 0
-			h.db.View(func(tx *bbolt.Tx) error {
-				n = tx.Bucket([]byte(bucket)).Stats().KeyN
-				return nil
-			})
+			if err := h.engine.look(ctx, func(a accounts) error { n = 0; return of(a, func() { n++ }) }); err != nil {
+				return math.NaN()
+			}
 			return float64(n)
 		}
+	}
+	users := func(a accounts, one func()) error {
+		return a.eachUser(func(string, *userRecord) error { one(); return nil })
+	}
+	dots := func(a accounts, one func()) error {
+		return a.eachDot("", func(string, *dotRecord) error { one(); return nil })
 	}
 	m.registry.MustRegister(
 		m.requests, m.received, m.sent, m.objects, m.logins,
 		gauge("transfers", "Packs being taken in and loads being answered.", func() float64 { return float64(h.gates.transfers()) }),
-		gauge("users", "Users.", count(bucketUsers)),
-		gauge("dots", "Dots, those in the making included.", count(bucketDots)),
+		gauge("users", "Users.", count(users)),
+		gauge("dots", "Dots, those in the making included.", count(dots)),
 	)
 	return m
 }

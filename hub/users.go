@@ -8,18 +8,8 @@ import (
 	"encoding/base64"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"dm/internal/errs"
 )
-
-// userRecord is what is known of a user. The key itself is not kept: it has 256 random bits, so that a plain hash of it
-// cannot be turned back.
-type userRecord struct {
-	Hash    []byte    `json:"hash"` // SHA-256 of the key
-	Created time.Time `json:"created"`
-	Keyed   time.Time `json:"keyed"` // when the key was made
-}
 
 // User is a user in a listing.
 type User struct {
@@ -50,17 +40,19 @@ func checkUser(name string) error {
 }
 
 // AddUser makes a user and returns the key, which nobody can find out later. There is one of that name: Conflict.
-func (h *Hub) AddUser(_ context.Context, name string) (key string, err error) {
+func (h *Hub) AddUser(ctx context.Context, name string) (key string, err error) {
 	if err := checkUser(name); err != nil {
 		return "", err
 	}
 	key, hash := newKey()
 	now := time.Now().UTC()
-	err = h.db.Update(func(tx *bbolt.Tx) error {
-		if ok, err := getJSON(tx, bucketUsers, name, &userRecord{}); err != nil || ok {
-			return errs.WithHint(errs.New(errs.Conflict, "user %s exists already: %w", name, err), "a new key: 'dm hub user key %s'", name)
+	err = h.engine.change(ctx, func(a accounts) error {
+		if u, err := a.user(name); err != nil {
+			return err
+		} else if u != nil {
+			return errs.WithHint(errs.New(errs.Conflict, "user %s exists already", name), "a new key: 'dm hub user key %s'", name)
 		}
-		return putJSON(tx, bucketUsers, name, &userRecord{Hash: hash, Created: now, Keyed: now})
+		return a.putUser(name, &userRecord{Hash: hash, Created: now, Keyed: now})
 	})
 	if err != nil {
 		return "", err
@@ -70,15 +62,15 @@ func (h *Hub) AddUser(_ context.Context, name string) (key string, err error) {
 }
 
 // NewKey gives a user a new key; the old one is void.
-func (h *Hub) NewKey(_ context.Context, name string) (key string, err error) {
+func (h *Hub) NewKey(ctx context.Context, name string) (key string, err error) {
 	key, hash := newKey()
-	err = h.db.Update(func(tx *bbolt.Tx) error {
-		var u userRecord
-		if ok, err := getJSON(tx, bucketUsers, name, &u); err != nil || !ok {
+	err = h.engine.change(ctx, func(a accounts) error {
+		u, err := a.user(name)
+		if err != nil || u == nil {
 			return noUser(name, err)
 		}
 		u.Hash, u.Keyed = hash, time.Now().UTC()
-		return putJSON(tx, bucketUsers, name, &u)
+		return a.putUser(name, u)
 	})
 	if err != nil {
 		return "", err
@@ -94,16 +86,25 @@ func noUser(name string, err error) error {
 	return errs.WithHint(errs.New(errs.NotFound, "there is no user %.100s", name), "list them with 'dm hub user list'")
 }
 
-// RemoveUser removes a user. One who still has dots stays: Conflict.
-func (h *Hub) RemoveUser(_ context.Context, name string) error {
-	err := h.db.Update(func(tx *bbolt.Tx) error {
-		if ok, err := getJSON(tx, bucketUsers, name, &userRecord{}); err != nil || !ok {
+// RemoveUser removes a user, and what was shared with that user: who gets the name later must not get that. One who still
+// has dots stays: Conflict.
+func (h *Hub) RemoveUser(ctx context.Context, name string) error {
+	err := h.engine.change(ctx, func(a accounts) error {
+		u, err := a.user(name)
+		if err != nil || u == nil {
 			return noUser(name, err)
 		}
-		if n := dotsOf(tx, name); n > 0 {
+		n, err := dotsOf(a, name)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
 			return errs.WithHint(errs.New(errs.Conflict, "user %s still has %d dots", name, n), "delete them first; a new key locks the user out")
 		}
-		return tx.Bucket([]byte(bucketUsers)).Delete([]byte(name))
+		if err := unshare(a, name); err != nil {
+			return err
+		}
+		return a.removeUser(name)
 	})
 	if err != nil {
 		return err
@@ -112,33 +113,48 @@ func (h *Hub) RemoveUser(_ context.Context, name string) error {
 	return nil
 }
 
+// unshare takes all that others have shared with a user back.
+func unshare(a accounts, user string) error {
+	shared := map[string]*dotRecord{}
+	err := a.eachDot("", func(dot string, rec *dotRecord) error {
+		if _, ok := rec.Shares[user]; ok {
+			shared[dot] = rec
+		}
+		return nil
+	})
+	for dot, rec := range shared {
+		delete(rec.Shares, user)
+		if err := a.putDot(dot, rec); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
 // Users lists all users in order of names.
-func (h *Hub) Users(context.Context) (list []User, err error) {
-	err = h.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket([]byte(bucketUsers)).ForEach(func(k, _ []byte) error {
-			var u userRecord
-			if _, err := getJSON(tx, bucketUsers, string(k), &u); err != nil {
-				return err
-			}
-			list = append(list, User{Name: string(k), Created: u.Created, Dots: dotsOf(tx, string(k))})
-			return nil
+func (h *Hub) Users(ctx context.Context) (list []User, err error) {
+	err = h.engine.look(ctx, func(a accounts) error {
+		list = nil
+		return a.eachUser(func(name string, u *userRecord) error {
+			n, err := dotsOf(a, name)
+			list = append(list, User{Name: name, Created: u.Created, Dots: n})
+			return err
 		})
 	})
 	return list, err
 }
 
-// authentic says whether a key is the user's. An unknown user takes as long as a wrong key.
-func (h *Hub) authentic(name, key string) bool {
+// authentic says whether a key is the user's. An unknown user takes as long as a wrong key. It fails where that cannot be
+// found out.
+func (h *Hub) authentic(ctx context.Context, name, key string) (bool, error) {
 	want := make([]byte, sha256.Size)
 	known := false
-	err := h.db.View(func(tx *bbolt.Tx) error {
-		var u userRecord
-		ok, err := getJSON(tx, bucketUsers, name, &u)
-		if ok && len(u.Hash) == sha256.Size {
-			known = true
-			want = u.Hash
+	err := h.engine.look(ctx, func(a accounts) error {
+		u, err := a.user(name)
+		if u != nil && len(u.Hash) == sha256.Size {
+			known, want = true, u.Hash
 		}
 		return err
 	})
-	return subtle.ConstantTimeCompare(hashKey(key), want) == 1 && known && err == nil
+	return subtle.ConstantTimeCompare(hashKey(key), want) == 1 && known && err == nil, err
 }

@@ -34,7 +34,9 @@ func mayImport() map[string][]string {
 		"fusefs":           {"workcopy", "internal/errs"},
 		"remote/...":       {"object", "store/pack", "remote/...", "internal/errs", "internal/durable"},
 		"dot":              {"object", "chunker", "store", "workcopy", "internal/durable", "internal/errs"},
-		"hub":              {"object", "store", "store/pack", "remote/hubproto", "internal/errs", "internal/durable"},
+		"hub": {
+			"object", "store", "store/pack", "remote", "remote/bucket", "remote/hubproto", "remote/s3", "internal/errs", "internal/durable",
+		},
 		"api":              {"internal/errs"},
 		"daemon": {
 			"api", "chunker", "dockervol", "dot", "fusefs", "internal/durable", "internal/errs", "object", "remote/...",

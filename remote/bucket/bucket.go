@@ -17,6 +17,7 @@
 package bucket
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,6 +53,12 @@ type Bucket interface {
 	Close() error
 }
 
+// Newer is an optional power of a Bucket: it reads a file only if it has changed.
+type Newer interface {
+	// GetNewer is Get, but where the file's tag still is the one given it returns that tag and no data.
+	GetNewer(ctx context.Context, key, tag string, limit int64) (data []byte, now string, err error)
+}
+
 // Prober is an optional power of a Bucket: it finds out whether Swap does what it says.
 type Prober interface {
 	Probe(ctx context.Context, key string) error
@@ -70,7 +77,10 @@ const (
 
 // Options tune a remote in a bucket.
 type Options struct {
-	CacheDir string // where indexes of this remote are kept between runs; empty: nowhere
+	CacheDir string      // where indexes of this remote are kept between runs; empty: nowhere
+	Codec    *pack.Codec // to be shared with others; nil: one of its own
+	Parallel int         // requests of one Load at a time; 0: 8
+	Range    int64       // bytes that one of them asks for, if its first record has not more; 0: 8 MiB
 }
 
 // Remote is a remote in a bucket.
@@ -88,16 +98,23 @@ type Remote struct {
 
 // Open returns the remote in a bucket, which it closes with it. It does not look into it yet.
 func Open(b Bucket, opts Options) (*Remote, error) {
-	codec, err := pack.NewCodec(pack.Fast)
-	if err != nil {
-		return nil, err
+	r := &Remote{b: b, opts: opts, codec: opts.Codec, index: newTable()}
+	r.opts.Parallel = cmp.Or(opts.Parallel, parallel)
+	r.opts.Range = cmp.Or(opts.Range, maxRange)
+	if r.codec == nil {
+		var err error
+		if r.codec, err = pack.NewCodec(pack.Fast); err != nil {
+			return nil, err
+		}
 	}
-	return &Remote{b: b, opts: opts, codec: codec, index: newTable()}, nil
+	return r, nil
 }
 
 // Close closes the bucket.
 func (r *Remote) Close() error {
-	r.codec.Close()
+	if r.opts.Codec == nil {
+		r.codec.Close()
+	}
 	return r.b.Close()
 }
 
@@ -244,11 +261,11 @@ type dot struct {
 	fresh bool // the index was read since this dot was opened
 }
 
-// update reads the index once, or again.
-func (d *dot) update(ctx context.Context, again bool) error {
+// update reads the index, unless it was read since this dot was opened.
+func (d *dot) update(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.fresh && !again {
+	if d.fresh {
 		return nil
 	}
 	if err := d.r.readIndex(ctx); err != nil {
@@ -260,7 +277,7 @@ func (d *dot) update(ctx context.Context, again bool) error {
 
 // Missing says what no index tells of.
 func (d *dot) Missing(ctx context.Context, ids []object.ID) ([]object.ID, error) {
-	if err := d.update(ctx, false); err != nil {
+	if err := d.update(ctx); err != nil {
 		return nil, err
 	}
 	d.r.refresh.RLock()
@@ -287,29 +304,11 @@ func (d *dot) Depth(id object.ID) (int, bool) {
 
 // Store writes a pack and then its index.
 func (d *dot) Store(ctx context.Context, p *remote.Pack) error {
-	if err := d.r.create(ctx); err != nil {
+	a := d.r.Add()
+	if err := a.Pack(ctx, p); err != nil {
 		return err
 	}
-	if remote.PackName(p.Data) != p.Name {
-		return errs.New(errs.Damaged, "store pack %s: its bytes have another name", p.Name.Short())
-	}
-	f, err := d.r.indexOf(p)
-	if err != nil {
-		return err
-	}
-	if err := d.r.b.Put(ctx, packKey(p.Name), p.Data); err != nil {
-		return fmt.Errorf("store pack %s: %w", p.Name.Short(), err)
-	}
-	data := f.encode()
-	name := remote.PackName(data)
-	if err := d.r.b.Put(ctx, indexKey(name), data); err != nil {
-		return fmt.Errorf("store the index of pack %s: %w", p.Name.Short(), err)
-	}
-	d.r.keep(name, data)
-	d.r.refresh.Lock()
-	defer d.r.refresh.Unlock()
-	d.r.index.add(read{name, f})
-	return nil
+	return a.Commit(ctx)
 }
 
 func packKey(name object.ID) string  { return packPrefix + name.String() + ".pack" }

@@ -219,6 +219,7 @@ type read struct {
 
 // add enters what index files say. Of an object that is in several packs one place is kept.
 func (t *table) add(files ...read) {
+	var fresh []loc
 	for _, f := range files {
 		if _, ok := t.files[f.name]; ok {
 			continue
@@ -244,13 +245,33 @@ func (t *table) add(files ...read) {
 			if l.base != 0 {
 				l.base += shift
 			}
-			t.locs = append(t.locs, l)
+			fresh = append(fresh, l)
 		}
 	}
-	slices.SortFunc(t.locs, func(a, b loc) int {
-		return cmp.Or(bytes.Compare(a.id[:], b.id[:]), cmp.Compare(a.depth, b.depth), cmp.Compare(a.pack, b.pack))
-	})
-	t.locs = slices.CompactFunc(t.locs, func(a, b loc) bool { return a.id == b.id })
+	slices.SortFunc(fresh, better)
+	t.locs = merge(t.locs, fresh)
+}
+
+// better orders entries by ids, and of one object the one that takes fewer records first.
+func better(a, b loc) int {
+	return cmp.Or(bytes.Compare(a.id[:], b.id[:]), cmp.Compare(a.depth, b.depth), cmp.Compare(a.pack, b.pack))
+}
+
+// merge merges entries in order into others, from the end on and in place: there may be millions of them for a few that
+// are new. The better one of two for the same object stays.
+func merge(old, fresh []loc) []loc {
+	i, j := len(old)-1, len(fresh)-1
+	all := append(old, fresh...)
+	for k := len(all) - 1; j >= 0; k-- {
+		if i >= 0 && better(all[i], fresh[j]) > 0 {
+			all[k] = all[i]
+			i--
+		} else {
+			all[k] = fresh[j]
+			j--
+		}
+	}
+	return slices.CompactFunc(all, func(a, b loc) bool { return a.id == b.id })
 }
 
 // byPlace orders entries as they are in packs.

@@ -16,47 +16,68 @@ import (
 
 const (
 	maxGap   = 128 << 10 // bytes between two records that are read rather than asked for around
-	maxRange = 8 << 20   // bytes of one request, unless one record has more
-	parallel = 8         // requests of one Load at a time
+	maxRange = 8 << 20   // default of Options.Range
+	parallel = 8         // default of Options.Parallel
 )
 
 // Load reads the records wanted, neighbors with one request. Where a commit, list or tree is wanted, the others of its
 // pack are likely to be wanted next: they were pushed together. The history of a commit is in the index.
 func (d *dot) Load(ctx context.Context, req remote.Request, fn func(r *pack.Record) error) error {
-	if err := d.update(ctx, false); err != nil {
-		return err
-	}
 	locs, packs, complete := d.locate(req)
 	if !complete {
-		if err := d.update(ctx, true); err != nil {
+		if err := d.r.readIndex(ctx); err != nil {
 			return err
 		}
 		locs, packs, _ = d.locate(req)
 	}
+	return d.r.readAll(ctx, locs, packs, fn)
+}
+
+// Read calls fn, not concurrently, with the record of each object of ids that is known, and of no other. A record is valid
+// until fn returns and has been compared with nothing.
+func (r *Remote) Read(ctx context.Context, ids []object.ID, fn func(rec *pack.Record) error) error {
+	r.refresh.RLock()
+	var locs []loc
+	for _, id := range ids {
+		if l, ok := r.index.find(id); ok {
+			locs = append(locs, l)
+		}
+	}
+	packs := slices.Clone(r.index.packs)
+	r.refresh.RUnlock()
+	slices.SortFunc(locs, byPlace)
+	return r.readAll(ctx, slices.CompactFunc(locs, func(a, b loc) bool { return a.id == b.id }), packs, fn)
+}
+
+// readAll reads what is at the places given, which are in order.
+func (r *Remote) readAll(ctx context.Context, locs []loc, packs []object.ID, fn func(rec *pack.Record) error) error {
 	var mu sync.Mutex
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(parallel)
-	for len(locs) > 0 {
-		n := stretch(locs)
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(r.opts.Parallel)
+	for len(locs) > 0 && gctx.Err() == nil {
+		n := stretch(locs, r.opts.Range)
 		part := locs[:n]
 		locs = locs[n:]
 		group.Go(func() error {
 			name := packs[part[0].pack]
-			if err := d.readStretch(ctx, name, part, &mu, fn); err != nil {
+			if err := r.readStretch(gctx, name, part, &mu, fn); err != nil {
 				return fmt.Errorf("read pack %s: %w", name.Short(), err)
 			}
 			return nil
 		})
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
 }
 
 // stretch says how many entries, in order of places, are read with one request.
-func stretch(locs []loc) int {
+func stretch(locs []loc, limit int64) int {
 	start, end := int64(locs[0].off), int64(locs[0].off)+locs[0].recordLen()
 	for i := 1; i < len(locs); i++ {
 		l := &locs[i]
-		if l.pack != locs[0].pack || int64(l.off) > end+maxGap || int64(l.off)+l.recordLen()-start > maxRange {
+		if l.pack != locs[0].pack || int64(l.off) > end+maxGap || int64(l.off)+l.recordLen()-start > limit {
 			return i
 		}
 		end = max(end, int64(l.off)+l.recordLen())
@@ -65,13 +86,13 @@ func stretch(locs []loc) int {
 }
 
 // readStretch reads records that are close to each other.
-func (d *dot) readStretch(ctx context.Context, name object.ID, locs []loc, mu *sync.Mutex, fn func(r *pack.Record) error) error {
+func (r *Remote) readStretch(ctx context.Context, name object.ID, locs []loc, mu *sync.Mutex, fn func(*pack.Record) error) error {
 	start := int64(locs[0].off)
 	end := start
 	for i := range locs {
 		end = max(end, int64(locs[i].off)+locs[i].recordLen())
 	}
-	data, err := d.r.b.GetRange(ctx, packKey(name), start, end-start)
+	data, err := r.b.GetRange(ctx, packKey(name), start, end-start)
 	if err != nil {
 		return err
 	}

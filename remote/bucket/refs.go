@@ -130,15 +130,15 @@ func (d *dot) mustHave(ctx context.Context, id object.ID) error {
 	if id.IsZero() {
 		return nil
 	}
-	for _, again := range []bool{false, true} {
-		if err := d.update(ctx, again); err != nil {
-			return err
-		}
-		d.r.refresh.RLock()
-		l, ok := d.r.index.find(id)
-		d.r.refresh.RUnlock()
-		if ok && object.Kind(l.kind) == object.KindCommit {
+	for again := false; ; again = true {
+		if kind, ok := d.r.Kind(id); ok && kind == object.KindCommit {
 			return nil
+		}
+		if again {
+			break
+		}
+		if err := d.r.readIndex(ctx); err != nil {
+			return err
 		}
 	}
 	return errs.New(errs.NotFound, "%s has no commit %s", d.r.b, id.Short())

@@ -93,6 +93,16 @@ func (b *Bucket) Get(ctx context.Context, key string, limit int64) ([]byte, stri
 	return data, tag, ctx.Err()
 }
 
+// GetNewer returns a later version than that of the tag.
+func (b *Bucket) GetNewer(ctx context.Context, key, tag string, limit int64) ([]byte, string, error) {
+	if tag != "" {
+		if n, err := lastVersion(b.path(key)); err == nil && strconv.FormatUint(n, 10) == tag {
+			return nil, tag, ctx.Err()
+		}
+	}
+	return b.Get(ctx, key, limit)
+}
+
 // GetRange returns a part of a file.
 func (b *Bucket) GetRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
 	f, err := os.Open(b.path(key))

@@ -124,7 +124,27 @@ func (b *Bucket) String() string {
 
 // Get returns a file; its tag is its ETag.
 func (b *Bucket) Get(ctx context.Context, key string, limit int64) ([]byte, string, error) {
-	body, info, _, err := b.core.GetObject(ctx, b.c.Bucket, b.prefix+key, minio.GetObjectOptions{})
+	return b.get(ctx, key, limit, minio.GetObjectOptions{})
+}
+
+// GetNewer returns a file whose ETag is another, with If-None-Match.
+func (b *Bucket) GetNewer(ctx context.Context, key, tag string, limit int64) ([]byte, string, error) {
+	var o minio.GetObjectOptions
+	if tag != "" {
+		if err := o.SetMatchETagExcept(tag); err != nil {
+			return nil, "", errs.New(errs.Internal, "read %s: %w", key, err)
+		}
+	}
+	data, now, err := b.get(ctx, key, limit, o)
+	var r minio.ErrorResponse
+	if errors.As(err, &r) && r.StatusCode == http.StatusNotModified {
+		return nil, tag, nil
+	}
+	return data, now, err
+}
+
+func (b *Bucket) get(ctx context.Context, key string, limit int64, o minio.GetObjectOptions) ([]byte, string, error) {
+	body, info, _, err := b.core.GetObject(ctx, b.c.Bucket, b.prefix+key, o)
 	if err != nil {
 		return nil, "", b.wrap("read", key, err)
 	}

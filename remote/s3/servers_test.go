@@ -6,9 +6,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
-
 	"dm/remote"
 	"dm/remote/bucket"
 	"dm/remote/remotetest"
@@ -22,7 +19,7 @@ func TestServers(t *testing.T) {
 	for _, name := range s3server.Names() {
 		t.Run(name, func(t *testing.T) {
 			addr := s3server.Start(t, name)
-			makeBucket(t, addr)
+			s3server.MakeBucket(t, addr, "dm-test")
 			var n atomic.Int64
 			remotetest.Run(t, func(t *testing.T) remotetest.Setup {
 				config := configOf(t, addr, fmt.Sprintf("run%d", n.Add(1)))
@@ -67,16 +64,4 @@ func openStore(t testing.TB) remote.Local {
 	}
 	t.Cleanup(func() { s.Close() })
 	return remote.FromStore(s)
-}
-
-func makeBucket(t testing.TB, addr string) {
-	t.Helper()
-	creds := credentials.NewStaticV4(s3server.AccessKey, s3server.SecretKey, "")
-	client, err := minio.New(addr, &minio.Options{Creds: creds, Region: s3server.Region})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := client.MakeBucket(context.Background(), "dm-test", minio.MakeBucketOptions{}); err != nil {
-		t.Fatal(err)
-	}
 }

@@ -13,23 +13,17 @@ import (
 	"dm/store/pack"
 )
 
-// load writes the records of what is wanted and of what will be wanted next.
-func (h *Hub) load(ctx context.Context, who asker, name string, req *hubproto.LoadRequest, out *pack.Writer) error {
-	l := &loader{h: h, out: out, sent: map[object.ID]bool{}}
-	err := h.db.View(func(tx *bbolt.Tx) error {
-		rec, err := readable(tx, who, name)
-		if err != nil || rec == nil {
-			return err
-		}
-		l.dot = rec
-		own := members(tx, rec.ID)
+func (e *localEngine) load(ctx context.Context, d *dotRecord, req *hubproto.LoadRequest, out *pack.Writer) error {
+	l := &loader{e: e, out: out, dot: d, sent: map[object.ID]bool{}}
+	err := e.db.View(func(tx *bbolt.Tx) error {
+		own := members(tx, d.ID)
 		for _, w := range req.Wants {
-			if v := own.Get(w.ID[:]); len(v) == 1 && object.Kind(v[0]) == w.Kind {
+			if kind, ok := kindIn(own, w.ID); ok && kind == w.Kind {
 				l.wants = append(l.wants, store.Reference{Kind: w.Kind, ID: w.ID})
 			}
 		}
 		for _, id := range req.Haves {
-			if v := own.Get(id[:]); len(v) == 1 && object.Kind(v[0]) == object.KindCommit {
+			if kind, ok := kindIn(own, id); ok && kind == object.KindCommit {
 				l.haves = append(l.haves, store.Reference{Kind: object.KindCommit, ID: id})
 			}
 		}
@@ -43,15 +37,12 @@ func (h *Hub) load(ctx context.Context, who asker, name string, req *hubproto.Lo
 			return err
 		}
 	}
-	if err := l.ahead(ctx); err != nil {
-		return err
-	}
-	return out.Close()
+	return l.ahead(ctx)
 }
 
 // loader is one answer to a LoadRequest.
 type loader struct {
-	h     *Hub
+	e     *localEngine
 	dot   *dotRecord
 	out   *pack.Writer
 	wants []store.Reference
@@ -74,12 +65,12 @@ func (l *loader) send(ctx context.Context, r store.Reference) error {
 }
 
 func (l *loader) record(ctx context.Context, r store.Reference) (pack.Record, error) {
-	rec, err := l.h.store.Record(ctx, r.Kind, r.ID)
+	rec, err := l.e.store.Record(ctx, r.Kind, r.ID)
 	if err != nil || !rec.Encoding.HasBase() {
 		return rec, err
 	}
 	visible := false
-	err = l.h.db.View(func(tx *bbolt.Tx) error {
+	err = l.e.db.View(func(tx *bbolt.Tx) error {
 		b := members(tx, l.dot.ID)
 		visible = b != nil && b.Get(rec.Base[:]) != nil
 		return nil
@@ -87,11 +78,11 @@ func (l *loader) record(ctx context.Context, r store.Reference) (pack.Record, er
 	if err != nil || visible {
 		return rec, err
 	}
-	plain, err := l.h.store.Get(ctx, r.Kind, r.ID)
+	plain, err := l.e.store.Get(ctx, r.Kind, r.ID)
 	if err != nil {
 		return rec, err
 	}
-	b, _ := l.h.codec.Append(nil, r.Kind, r.ID, plain)
+	b, _ := l.e.codec.Append(nil, r.Kind, r.ID, plain)
 	return pack.ParseRecord(b)
 }
 
@@ -171,7 +162,7 @@ func (l *loader) sendExtra(ctx context.Context, r store.Reference) (bool, error)
 	if l.sent[r.ID] {
 		return true, nil
 	}
-	n, err := l.h.store.StoredSize(r.ID)
+	n, err := l.e.store.StoredSize(r.ID)
 	if err != nil {
 		return false, err
 	}
@@ -205,7 +196,7 @@ func (l *loader) below(ctx context.Context, list []store.Reference, seen map[obj
 
 // needs calls fn for what an object needs.
 func (l *loader) needs(ctx context.Context, r store.Reference, fn func(store.Reference)) error {
-	plain, err := l.h.store.Get(ctx, r.Kind, r.ID)
+	plain, err := l.e.store.Get(ctx, r.Kind, r.ID)
 	if err == nil {
 		err = store.References(r.Kind, plain, fn)
 	}

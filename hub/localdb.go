@@ -12,7 +12,6 @@ import (
 
 	"dm/internal/errs"
 	"dm/object"
-	"dm/remote/hubproto"
 )
 
 // The buckets of hub.db.
@@ -26,18 +25,7 @@ const (
 
 const formatVersion = "1"
 
-// dotRecord is what is known of a dot.
-type dotRecord struct {
-	ID      string                     `json:"id"`
-	Created time.Time                  `json:"created"`
-	Public  bool                       `json:"public,omitempty"`
-	Shares  map[string]hubproto.Access `json:"shares,omitempty"`
-}
-
-var (
-	nameRE = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,64}$`)
-	refRE  = regexp.MustCompile(`^(heads|tags)/[a-zA-Z0-9_-]{1,64}$`)
-)
+var nameRE = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,64}$`)
 
 // openWait is how long another process has to give the file up, in a restart for instance.
 const openWait = 2 * time.Second
@@ -113,8 +101,77 @@ func refsOf(tx *bbolt.Tx, dotID string) map[string]object.ID {
 	return refs
 }
 
-// hasRefs says whether a dot exists for its users.
-func hasRefs(tx *bbolt.Tx, dotID string) bool {
-	k, _ := tx.Bucket([]byte(bucketRefs)).Cursor().Seek([]byte(refPrefix(dotID)))
-	return k != nil && strings.HasPrefix(string(k), refPrefix(dotID))
+// boltAccounts is the accounts in one transaction of hub.db.
+type boltAccounts struct{ tx *bbolt.Tx }
+
+func (a boltAccounts) user(name string) (*userRecord, error) {
+	var u userRecord
+	ok, err := getJSON(a.tx, bucketUsers, name, &u)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &u, nil
+}
+
+func (a boltAccounts) putUser(name string, u *userRecord) error { return putJSON(a.tx, bucketUsers, name, u) }
+
+func (a boltAccounts) removeUser(name string) error {
+	return a.tx.Bucket([]byte(bucketUsers)).Delete([]byte(name))
+}
+
+func (a boltAccounts) eachUser(fn func(name string, u *userRecord) error) error {
+	return a.tx.Bucket([]byte(bucketUsers)).ForEach(func(k, _ []byte) error {
+		u, err := a.user(string(k))
+		if err != nil {
+			return err
+		}
+		return fn(string(k), u)
+	})
+}
+
+func (a boltAccounts) dot(name string) (*dotRecord, error) {
+	var d dotRecord
+	ok, err := getJSON(a.tx, bucketDots, name, &d)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &d, nil
+}
+
+func (a boltAccounts) putDot(name string, d *dotRecord) error {
+	if _, err := a.tx.Bucket([]byte(bucketMembers)).CreateBucketIfNotExists([]byte(d.ID)); err != nil {
+		return err
+	}
+	return putJSON(a.tx, bucketDots, name, d)
+}
+
+// removeDot removes a dot with its refs and members. Its objects stay in the store, and in other dots.
+func (a boltAccounts) removeDot(name string, d *dotRecord) error {
+	for ref := range refsOf(a.tx, d.ID) {
+		if err := a.tx.Bucket([]byte(bucketRefs)).Delete([]byte(refPrefix(d.ID) + ref)); err != nil {
+			return err
+		}
+	}
+	if err := a.tx.Bucket([]byte(bucketMembers)).DeleteBucket([]byte(d.ID)); err != nil {
+		return err
+	}
+	return a.tx.Bucket([]byte(bucketDots)).Delete([]byte(name))
+}
+
+func (a boltAccounts) eachDot(namespace string, fn func(name string, d *dotRecord) error) error {
+	prefix := ""
+	if namespace != "" {
+		prefix = namespace + "/"
+	}
+	c := a.tx.Bucket([]byte(bucketDots)).Cursor()
+	for k, _ := c.Seek([]byte(prefix)); k != nil && strings.HasPrefix(string(k), prefix); k, _ = c.Next() {
+		d, err := a.dot(string(k))
+		if err != nil {
+			return err
+		}
+		if err := fn(string(k), d); err != nil {
+			return err
+		}
+	}
+	return nil
 }

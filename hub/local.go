@@ -1,0 +1,373 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"go.etcd.io/bbolt"
+
+	"dm/internal/durable"
+	"dm/internal/errs"
+	"dm/object"
+	"dm/remote"
+	"dm/remote/hubproto"
+	"dm/store"
+	"dm/store/pack"
+)
+
+// localEngine keeps objects in a store and everything else in hub.db.
+type localEngine struct {
+	store *store.Store
+	db    *bbolt.DB
+	codec *pack.Codec
+}
+
+func openLocal(ctx context.Context, dir string, minFree int64) (_ *localEngine, err error) {
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
+		return nil, errs.New(errs.KindOf(err), "open hub %s: %w", dir, err)
+	}
+	e := &localEngine{}
+	defer func() {
+		if err != nil {
+			e.close()
+		}
+	}()
+	if e.store, err = store.Open(ctx, filepath.Join(dir, "store"), store.Options{MinFree: minFree}); err != nil {
+		return nil, err
+	}
+	if e.db, err = openDB(filepath.Join(dir, "hub.db")); err != nil {
+		return nil, err
+	}
+	e.codec, err = pack.NewCodec(pack.Fast)
+	return e, err
+}
+
+func (e *localEngine) close() error {
+	var err error
+	if e.codec != nil {
+		e.codec.Close()
+	}
+	if e.db != nil {
+		err = e.db.Close()
+	}
+	if e.store != nil {
+		if serr := e.store.Close(); err == nil {
+			err = serr
+		}
+	}
+	return err
+}
+
+func (e *localEngine) healthy(context.Context) error { return e.db.Sync() }
+
+func (e *localEngine) look(_ context.Context, fn func(a accounts) error) error {
+	return e.db.View(func(tx *bbolt.Tx) error { return fn(boltAccounts{tx}) })
+}
+
+func (e *localEngine) change(_ context.Context, fn func(a accounts) error) error {
+	return e.db.Update(func(tx *bbolt.Tx) error { return fn(boltAccounts{tx}) })
+}
+
+func (e *localEngine) removed(*dotRecord) {}
+
+// memberSets is the members of the dots in sight, in one transaction.
+type memberSets struct {
+	own    *bbolt.Bucket   // nil: there is no such dot
+	others []*bbolt.Bucket // of dots that are still there
+}
+
+func setsOf(tx *bbolt.Tx, s *sight) *memberSets {
+	m := &memberSets{}
+	if s.own != nil {
+		m.own = members(tx, s.own.ID)
+	}
+	for _, d := range s.others {
+		if b := members(tx, d.ID); b != nil {
+			m.others = append(m.others, b)
+		}
+	}
+	return m
+}
+
+// member says whether the dot itself has an object, and its kind.
+func (m *memberSets) member(id object.ID) (object.Kind, bool) { return kindIn(m.own, id) }
+
+// elsewhere says whether another dot in sight has an object, and its kind.
+func (m *memberSets) elsewhere(id object.ID) (object.Kind, bool) {
+	for _, b := range m.others {
+		if kind, ok := kindIn(b, id); ok {
+			return kind, true
+		}
+	}
+	return 0, false
+}
+
+func kindIn(set *bbolt.Bucket, id object.ID) (object.Kind, bool) {
+	if set == nil {
+		return 0, false
+	}
+	if v := set.Get(id[:]); len(v) == 1 {
+		return object.Kind(v[0]), true
+	}
+	return 0, false
+}
+
+func (e *localEngine) missing(_ context.Context, s *sight, ids []object.ID) (list []object.ID, err error) {
+	err = e.db.View(func(tx *bbolt.Tx) error {
+		sets := setsOf(tx, s)
+		for _, id := range ids {
+			if _, ok := sets.member(id); ok {
+				continue
+			}
+			if _, ok := sets.elsewhere(id); !ok {
+				list = append(list, id)
+			}
+		}
+		return nil
+	})
+	return list, err
+}
+
+func (e *localEngine) takeIn(ctx context.Context, s *sight, body io.Reader) (st packStats, err error) {
+	batch, err := e.store.Begin(ctx)
+	if err != nil {
+		return st, err
+	}
+	defer batch.Abort()
+	in := &intake{e: e, sight: s, batch: batch, got: map[object.ID]object.Kind{}, needs: map[object.ID]object.Kind{}}
+	if err := in.read(ctx, pack.NewReader(body)); err != nil {
+		return st, err
+	}
+	st = in.stats
+	st.Objects = len(in.got)
+	if err := in.adoptNeeds(ctx); err != nil {
+		return st, err
+	}
+	st.Adopted = len(in.adopted)
+	if err := s.still(ctx); err != nil {
+		return st, err
+	}
+	if _, err := batch.Commit(ctx, nil); err != nil {
+		return st, err
+	}
+	return st, e.enter(s.own, in.got, in.adopted)
+}
+
+// enter makes objects members of a dot. The store has them durably.
+func (e *localEngine) enter(dot *dotRecord, sets ...map[object.ID]object.Kind) error {
+	return e.db.Update(func(tx *bbolt.Tx) error {
+		b := members(tx, dot.ID)
+		if b == nil {
+			return errs.WithHint(errs.New(errs.Conflict, "the dot was deleted meanwhile"), "push again")
+		}
+		for _, set := range sets {
+			for id, kind := range set {
+				if err := b.Put(id[:], []byte{byte(kind)}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// intake is one pack being taken in.
+type intake struct {
+	e       *localEngine
+	sight   *sight
+	batch   *store.Batch
+	got     map[object.ID]object.Kind // in the pack
+	needs   map[object.ID]object.Kind // what those need
+	adopted map[object.ID]object.Kind // members of other dots that become this one's
+	stats   packStats
+	plain   int64 // bytes unpacked
+}
+
+func (in *intake) read(ctx context.Context, r *pack.Reader) error {
+	for {
+		rec, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := in.record(ctx, rec); err != nil {
+			return err
+		}
+		in.stats.Bytes += int64(rec.RecordLen())
+	}
+}
+
+// record decodes an object, compares it with its id, and stores it. A few bytes can unpack to four million and cost the hub
+// the time for them, so the sum is bounded, too.
+func (in *intake) record(ctx context.Context, rec *pack.Record) error {
+	if _, twice := in.got[rec.ID]; twice {
+		return errs.New(errs.Damaged, "%s %s is in the pack twice", rec.Kind, rec.ID.Short())
+	}
+	if in.plain += int64(rec.PlainLen); in.plain > hubproto.MaxPlain {
+		return errs.New(errs.Damaged, "the pack unpacks to more than %d bytes", hubproto.MaxPlain)
+	}
+	var base []byte
+	if rec.Encoding.HasBase() {
+		var err error
+		if base, err = in.base(ctx, rec); err != nil {
+			return err
+		}
+	}
+	plain, err := in.e.codec.Decode(rec, base)
+	if err != nil {
+		return fmt.Errorf("unpack %s %s: %w", rec.Kind, rec.ID.Short(), err)
+	}
+	if object.Sum(rec.Kind, plain) != rec.ID {
+		return errs.New(errs.Damaged, "%s %s has other content than its id says", rec.Kind, rec.ID.Short())
+	}
+	if err := addNeeds(in.needs, rec.Kind, plain); err != nil {
+		return fmt.Errorf("check %s %s: %w", rec.Kind, rec.ID.Short(), err)
+	}
+	if err := in.batch.PutRecord(ctx, rec, plain); err != nil {
+		return err
+	}
+	in.got[rec.ID] = rec.Kind
+	return nil
+}
+
+// addNeeds notes what an object needs. One id is of one kind.
+func addNeeds(needs map[object.ID]object.Kind, kind object.Kind, plain []byte) error {
+	var bad error
+	err := store.References(kind, plain, func(r store.Reference) {
+		if was, ok := needs[r.ID]; ok && was != r.Kind {
+			bad = errs.New(errs.Damaged, "object %s is needed as a %s and as a %s", r.ID.Short(), was, r.Kind)
+		}
+		needs[r.ID] = r.Kind
+	})
+	return errors.Join(err, bad)
+}
+
+// base reads a delta's base. That the store has it is not enough: the sender must be able to see it.
+func (in *intake) base(ctx context.Context, rec *pack.Record) ([]byte, error) {
+	kind, ok := in.got[rec.Base]
+	if !ok {
+		err := in.e.db.View(func(tx *bbolt.Tx) error {
+			sets := setsOf(tx, in.sight)
+			if kind, ok = sets.member(rec.Base); !ok {
+				kind, ok = sets.elsewhere(rec.Base)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if !ok || kind != rec.Kind {
+		return nil, errs.New(errs.Damaged, "%s %s is a delta of %s, which is not here", rec.Kind, rec.ID.Short(), rec.Base.Short())
+	}
+	return in.batch.Get(ctx, kind, rec.Base)
+}
+
+// adoptNeeds looks for what the pack's objects need and are not in the pack.
+func (in *intake) adoptNeeds(ctx context.Context) error {
+	for id, kind := range in.needs {
+		if got, ok := in.got[id]; ok {
+			if got != kind {
+				return errs.New(errs.Damaged, "object %s is needed as a %s and is a %s", id.Short(), kind, got)
+			}
+			delete(in.needs, id)
+		}
+	}
+	var err error
+	in.adopted, err = in.e.adopt(ctx, in.sight, in.needs)
+	return err
+}
+
+// adopt returns what must become a member of a dot so that it has the objects given, with all they need: those that are
+// members of other dots which the asker may read. What is in none of them is not here: Damaged.
+func (e *localEngine) adopt(ctx context.Context, s *sight, wants map[object.ID]object.Kind) (map[object.ID]object.Kind, error) {
+	adopted := map[object.ID]object.Kind{}
+	frontier := wants
+	for len(frontier) > 0 {
+		var fresh []store.Reference
+		err := e.db.View(func(tx *bbolt.Tx) error {
+			sets := setsOf(tx, s)
+			for id, kind := range frontier {
+				if there, ok := sets.member(id); ok && there == kind {
+					continue
+				}
+				if there, ok := sets.elsewhere(id); !ok || there != kind {
+					return notHere(kind, id)
+				}
+				adopted[id] = kind
+				fresh = append(fresh, store.Reference{Kind: kind, ID: id})
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		frontier = map[object.ID]object.Kind{}
+		for _, r := range fresh {
+			if r.Kind == object.KindChunk {
+				continue
+			}
+			plain, err := e.store.Get(ctx, r.Kind, r.ID)
+			if err != nil {
+				return nil, err
+			}
+			err = store.References(r.Kind, plain, func(n store.Reference) {
+				if _, ok := adopted[n.ID]; !ok {
+					frontier[n.ID] = n.Kind
+				}
+			})
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return adopted, nil
+}
+
+func (e *localEngine) refs(_ context.Context, d *dotRecord) (refs map[string]object.ID, err error) {
+	err = e.db.View(func(tx *bbolt.Tx) error {
+		refs = refsOf(tx, d.ID)
+		return nil
+	})
+	return refs, err
+}
+
+func (e *localEngine) move(ctx context.Context, s *sight, ref string, old, new object.ID) error {
+	var adopted map[object.ID]object.Kind
+	if !new.IsZero() {
+		var err error
+		if adopted, err = e.adopt(ctx, s, map[object.ID]object.Kind{new: object.KindCommit}); err != nil {
+			return err
+		}
+	}
+	if err := s.still(ctx); err != nil {
+		return err
+	}
+	return e.db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte(bucketRefs))
+		key := []byte(refPrefix(s.own.ID) + ref)
+		set := members(tx, s.own.ID)
+		if set == nil {
+			return errs.WithHint(errs.New(errs.Conflict, "the dot was deleted meanwhile"), "push again")
+		}
+		var cur object.ID
+		copy(cur[:], b.Get(key))
+		if cur != old {
+			return remote.Moved(ref, cur, old)
+		}
+		for id, kind := range adopted {
+			if err := set.Put(id[:], []byte{byte(kind)}); err != nil {
+				return err
+			}
+		}
+		if new.IsZero() {
+			return b.Delete(key)
+		}
+		return b.Put(key, new[:])
+	})
+}
