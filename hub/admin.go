@@ -53,21 +53,34 @@ func OpenAdmin(ctx context.Context, cfg Config) (Admin, error) {
 	return Open(ctx, cfg)
 }
 
-func adminListener(dir string) (net.Listener, error) {
-	path := filepath.Join(dir, socketName)
-	// The hub has its database open, so nobody else can be serving here.
-	if err := os.Remove(path); err != nil && !errors.Is(err, syscall.ENOENT) {
-		return nil, err
-	}
-	l, err := net.Listen("unix", path)
+// adminListener listens for the administrator's commands. It fails with Conflict if another hub serves in this directory.
+// lock is to be closed when that ends.
+func adminListener(dir string) (l net.Listener, lock *os.File, err error) {
+	lock, err = os.OpenFile(filepath.Join(dir, "hub.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, errs.New(errs.KindOf(err), "listen on %s: %w", path, err)
+		return nil, nil, errs.New(errs.KindOf(err), "lock hub %s: %w", dir, err)
+	}
+	defer func() {
+		if err != nil {
+			lock.Close()
+		}
+	}()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, nil, errs.New(errs.Conflict, "state directory %s is in use by another hub", dir)
+	}
+	path := filepath.Join(dir, socketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, syscall.ENOENT) {
+		return nil, nil, err
+	}
+	l, err = net.Listen("unix", path)
+	if err != nil {
+		return nil, nil, errs.New(errs.KindOf(err), "listen on %s: %w", path, err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		l.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	return l, nil
+	return l, lock, nil
 }
 
 // adminCall is a request to a running hub, adminAnswer what it says.

@@ -113,7 +113,9 @@ func (a boltAccounts) user(name string) (*userRecord, error) {
 	return &u, nil
 }
 
-func (a boltAccounts) putUser(name string, u *userRecord) error { return putJSON(a.tx, bucketUsers, name, u) }
+func (a boltAccounts) putUser(name string, u *userRecord) error {
+	return putJSON(a.tx, bucketUsers, name, u)
+}
 
 func (a boltAccounts) removeUser(name string) error {
 	return a.tx.Bucket([]byte(bucketUsers)).Delete([]byte(name))

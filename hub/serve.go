@@ -68,11 +68,12 @@ func Serve(ctx context.Context, cfg ServeConfig) (err error) {
 		}
 		l = tls.NewListener(l, c)
 	}
-	admin, err := adminListener(cfg.Dir)
+	admin, lock, err := adminListener(cfg.Dir)
 	if err != nil {
 		l.Close()
 		return err
 	}
+	defer lock.Close()
 	return h.run(ctx, l, admin, func() {
 		h.log.Info("hub listens", "address", l.Addr().String(), "fingerprint", fingerprint)
 		if cfg.Ready != nil {

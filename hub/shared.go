@@ -88,6 +88,10 @@ func openBucket(cfg Config) (bucket.Bucket, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.AccessKey == "" {
+		return nil, errs.WithHint(errs.New(errs.Usage, "bad S3 address '%.200s': a hub needs an access key", cfg.S3),
+			"write s3://ACCESSKEY@BUCKET/PREFIX")
+	}
 	c.SecretKey = cfg.S3Key
 	return s3.Open(c)
 }

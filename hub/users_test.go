@@ -124,7 +124,9 @@ func testSharing(t *testing.T, engine string) {
 }
 
 // Nothing that carol asks or sends tells her that an object exists in a dot of alice's.
-func TestNothingIsLearntOfOthersObjects(t *testing.T) { eachEngine(t, testNothingIsLearntOfOthersObjects) }
+func TestNothingIsLearntOfOthersObjects(t *testing.T) {
+	eachEngine(t, testNothingIsLearntOfOthersObjects)
+}
 
 func testNothingIsLearntOfOthersObjects(t *testing.T, engine string) {
 	ctx := context.Background()

@@ -21,7 +21,19 @@ func newHub(a *app) *cobra.Command {
 	user := &cobra.Command{Use: "user", Short: "Add, remove and list a hub's users, or give one a new key"}
 	user.AddCommand(newHubUserAdd(a), newHubUserKey(a), newHubUserRm(a), newHubUserList(a))
 	cmd.AddCommand(newHubServe(a), user, newHubShare(a))
+	cmd.PersistentFlags().StringVar(&a.hubS3, "s3", "", "keep the hub's state in a bucket, `s3://ACCESSKEY@BUCKET/PREFIX[?endpoint=URL&region=REGION]`,\n"+
+		"whose secret key is asked for, or taken from DM_PASSWORD")
 	return cmd
+}
+
+// hubConfig is where the hub's state is: in the state directory, or in a bucket.
+func (a *app) hubConfig(ctx context.Context) (hub.Config, error) {
+	home, err := a.homeDir()
+	if err != nil || a.hubS3 == "" {
+		return hub.Config{Dir: home}, err
+	}
+	key, err := a.secret(ctx, "Secret key of "+a.hubS3)
+	return hub.Config{Dir: home, S3: a.hubS3, S3Key: key}, err
 }
 
 type hubServeCmd struct {
@@ -37,7 +49,9 @@ func newHubServe(a *app) *cobra.Command {
 		Use:   "serve",
 		Short: "Run a hub in the foreground; SIGTERM stops it when running transfers have ended",
 		Long: "Run a hub in the foreground. Its state directory (--home, DM_HOME) is its own, not that of a dm server.\n\n" +
-			"Without --tls-cert it makes a certificate for itself, and says its fingerprint: 'dm remote add' shows the same one.",
+			"Without --tls-cert it makes a certificate for itself, and says its fingerprint: 'dm remote add' shows the same one.\n\n" +
+			"With --s3, users, dots and data are in a bucket that any number of hubs serve at a time, each with a state\n" +
+			"directory of its own for its certificate and for caches. The bucket, or the prefix, is for hubs alone.",
 		Args: argCount(0, 0),
 		RunE: c.run,
 	}
@@ -50,12 +64,13 @@ func newHubServe(a *app) *cobra.Command {
 }
 
 func (c *hubServeCmd) run(cmd *cobra.Command, _ []string) error {
-	home, err := c.homeDir()
+	config, err := c.hubConfig(cmd.Context())
 	if err != nil {
 		return err
 	}
+	config.Version, config.Log = api.Version, slog.New(slog.NewTextHandler(c.err, nil))
 	err = hub.Serve(cmd.Context(), hub.ServeConfig{
-		Config: hub.Config{Dir: home, Version: api.Version, Log: slog.New(slog.NewTextHandler(c.err, nil))},
+		Config: config,
 		Listen: c.listen, TLSCert: c.cert, TLSKey: c.certKey, NoTLS: c.noTLS,
 		Ready: func(addr net.Addr, fingerprint string) {
 			fmt.Fprintf(c.out, "hub listens on %s\n", addr)
@@ -72,11 +87,11 @@ func (c *hubServeCmd) run(cmd *cobra.Command, _ []string) error {
 
 // administer calls fn with the administration of the hub in the state directory.
 func (a *app) administer(ctx context.Context, fn func(hub.Admin) error) error {
-	home, err := a.homeDir()
+	config, err := a.hubConfig(ctx)
 	if err != nil {
 		return err
 	}
-	admin, err := hub.OpenAdmin(ctx, home)
+	admin, err := hub.OpenAdmin(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -188,6 +203,7 @@ func newHubShare(a *app) *cobra.Command {
 	}
 	c.listing.register(cmd)
 	cmd.Flags().StringVar(&c.name, "remote", "", "the `REMOTE` that is the hub")
+	oneOf(cmd, "remote", "s3")
 	cmd.RegisterFlagCompletionFunc("remote", a.completeRemotes) //nolint:errcheck // fails only for a flag that does not exist
 	return cmd
 }

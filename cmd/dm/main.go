@@ -75,6 +75,7 @@ type app struct {
 	out, err io.Writer
 	home     string // --home
 	config   string // --config
+	hubS3    string // dm hub --s3
 }
 
 func newRoot(a *app) *cobra.Command {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
@@ -14,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"dm/daemon"
+	"dm/remote/remotetest/s3server"
 )
 
 func TestMain(m *testing.M) {
@@ -38,6 +40,21 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setupScript,
 		Cmds:                scriptCommands(),
+	})
+}
+
+// The scripts in testdata/bucket have an S3 server with an empty bucket besides: $S3 is its address, $S3_KEY the secret key.
+func TestBucketScripts(t *testing.T) {
+	addr := s3server.Start(t, s3server.Names()[0])
+	s3server.MakeBucket(t, addr, "dm-test")
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/bucket", WorkdirRoot: t.TempDir(), Deadline: time.Now().Add(scriptDeadline),
+		RequireExplicitExec: true, RequireUniqueNames: true, Cmds: scriptCommands(),
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("S3", fmt.Sprintf("s3://%s@dm-test/hub?endpoint=http://%s&region=%s", s3server.AccessKey, addr, s3server.Region))
+			env.Setenv("S3_KEY", s3server.SecretKey)
+			return setupScript(env)
+		},
 	})
 }
 

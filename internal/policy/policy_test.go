@@ -37,7 +37,7 @@ func mayImport() map[string][]string {
 		"hub": {
 			"object", "store", "store/pack", "remote", "remote/bucket", "remote/hubproto", "remote/s3", "internal/errs", "internal/durable",
 		},
-		"api":              {"internal/errs"},
+		"api": {"internal/errs"},
 		"daemon": {
 			"api", "chunker", "dockervol", "dot", "fusefs", "internal/durable", "internal/errs", "object", "remote/...",
 			"store", "store/pack", "workcopy",
