@@ -397,9 +397,9 @@ func TestFailedGrowth(t *testing.T) {
 	}
 	first := grow(10_000)
 	second := grow(20_000)
-	r.ok(second.n.file.writeAt([][]byte{[]byte("0123456789")}, 19_990))
 	r.c.writeFailed(first, unix.EIO)
 	first.done()
+	r.ok(second.n.file.writeAt([][]byte{[]byte("0123456789")}, 19_990))
 	second.done()
 	if size() != 20_000 {
 		t.Errorf("size %d after a failed write below the end", size())

@@ -51,18 +51,43 @@ func (d *disk) mount() { run(d.t, "mount", "-o", "loop", d.image, d.dir) }
 // powerCut loses everything that was not synced, and brings the filesystem back.
 func (d *disk) powerCut() {
 	d.t.Helper()
+	d.powerOff()
+	d.powerOn()
+}
+
+// powerOff makes every later access fail; what was not synced is lost.
+func (d *disk) powerOff() {
+	d.t.Helper()
 	const ext4Shutdown, noLogFlush = 0x8004587d, 2
 	f, err := os.Open(d.dir)
 	if err != nil {
 		d.t.Fatal(err)
 	}
+	defer f.Close()
 	how := uint32(noLogFlush)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), ext4Shutdown, uintptr(unsafe.Pointer(&how))); errno != 0 {
 		d.t.Fatal(errno)
 	}
-	f.Close()
+}
+
+// powerOn brings the filesystem back. Nobody may have a file of it open.
+func (d *disk) powerOn() {
+	d.t.Helper()
 	run(d.t, "umount", d.dir)
 	d.mount()
+}
+
+// commitNames makes durable what the filesystem has been told of names and sizes, but not the bytes of files.
+func (d *disk) commitNames() {
+	d.t.Helper()
+	f, err := os.Create(filepath.Join(d.dir, "unrelated"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		d.t.Fatal(err)
+	}
 }
 
 // TestFsyncSurvivesPowerCut: the bytes, size and name of a file as of its last fsync are there after a power cut; what was
