@@ -88,6 +88,15 @@ func (h *Hub) move(ctx context.Context, who asker, name, ref string, old, new ob
 	if err != nil {
 		return err
 	}
+	if old.IsZero() && !new.IsZero() {
+		refs, err := h.engine.refs(ctx, s.own)
+		if err != nil {
+			return err
+		}
+		if len(refs) >= h.cfg.Limits.Refs {
+			return errs.New(errs.NotAllowed, "%s has %d branches and tags, more are not allowed", name, len(refs))
+		}
+	}
 	if err := h.engine.move(ctx, s, ref, old, new); errs.KindOf(err) == errs.Damaged {
 		return errs.New(errs.NotFound, "%s has no commit %s", name, new.Short())
 	} else if err != nil {

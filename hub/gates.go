@@ -16,19 +16,24 @@ type gateState struct {
 	limits Limits
 
 	mu      sync.Mutex
-	running int
+	open    int // requests
+	running int // transfers
 	users   map[asker]int
-	failed  map[string]failures // by address
+	failed  map[attempt]failures
 }
 
-// failures is the failed logins of an address.
+// attempt is who tries to log in, and from where. Both count: behind a proxy all users have one address, and whoever guesses
+// somebody's key from elsewhere must not lock that user out.
+type attempt struct{ address, user string }
+
+// failures is wrong keys in a row.
 type failures struct {
 	count int
-	since time.Time
+	last  time.Time
 }
 
 func newGates(l Limits) gates {
-	return gates{&gateState{limits: l, users: map[asker]int{}, failed: map[string]failures{}}}
+	return gates{&gateState{limits: l, users: map[asker]int{}, failed: map[attempt]failures{}}}
 }
 
 // enter begins a transfer; ok is false where there are too many. leave ends it.
@@ -50,40 +55,99 @@ func (g gates) enter(who asker) (leave func(), ok bool) {
 	}), true
 }
 
+// began and ended count requests.
+func (g gates) began() { g.count(1) }
+func (g gates) ended() { g.count(-1) }
+
+func (g gates) count(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open += n
+}
+
+// requests is how many requests are being answered.
+func (g gates) requests() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.open
+}
+
 func (g gates) transfers() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.running
 }
 
-// maxAddresses bounds the addresses that are remembered. Beyond it the oldest are forgotten.
-const maxAddresses = 10000
+const (
+	// maxAttempts bounds the failures that are remembered. Beyond it the oldest, and then any, are forgotten.
+	maxAttempts = 10000
+	// maxDoublings bounds how often the time to wait is doubled.
+	maxDoublings = 6
+)
 
-// mayLogin says whether an address may try a key.
-func (g gates) mayLogin(addr string) bool {
+// mayLogin says how long somebody has to wait before another key is looked at. Each wrong key beyond the limit doubles it.
+func (g gates) mayLogin(a attempt) (wait time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	f, ok := g.failed[addr]
-	if ok && time.Since(f.since) > g.limits.LoginWait {
-		delete(g.failed, addr)
-		return true
+	f, ok := g.failed[a]
+	if !ok || f.count < g.limits.Logins {
+		return 0
 	}
-	return f.count < g.limits.Logins
+	return max(0, time.Until(f.last.Add(g.limits.LoginWait<<min(f.count-g.limits.Logins, maxDoublings))))
+}
+
+// loggedIn forgets wrong keys.
+func (g gates) loggedIn(a attempt) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.failed, a)
 }
 
 // loginFailed counts a wrong key.
-func (g gates) loginFailed(addr string) {
+func (g gates) loginFailed(a attempt) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.failed) >= maxAddresses {
-		for a, f := range g.failed {
-			if time.Since(f.since) > g.limits.LoginWait || len(g.failed) >= 2*maxAddresses {
-				delete(g.failed, a)
+	f := g.failed[a]
+	// What is long ago does not count any more.
+	if time.Since(f.last) > 2*g.limits.LoginWait<<maxDoublings {
+		f.count = 0
+	}
+	if len(g.failed) >= maxAttempts {
+		for old, f := range g.failed {
+			if time.Since(f.last) > g.limits.LoginWait || len(g.failed) >= maxAttempts {
+				delete(g.failed, old)
 			}
 		}
 	}
-	f := g.failed[addr]
-	g.failed[addr] = failures{f.count + 1, time.Now()}
+	g.failed[a] = failures{f.count + 1, time.Now()}
+}
+
+// limited accepts so many connections at a time. Others wait in the kernel's queue.
+type limited struct {
+	net.Listener
+	room chan struct{}
+}
+
+func limitListener(l net.Listener, n int) *limited { return &limited{l, make(chan struct{}, n)} }
+
+func (l *limited) Accept() (net.Conn, error) {
+	l.room <- struct{}{}
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		<-l.room
+		return nil, err
+	}
+	return &limitedConn{conn, sync.OnceFunc(func() { <-l.room })}, nil
+}
+
+type limitedConn struct {
+	net.Conn
+	leave func()
+}
+
+func (c *limitedConn) Close() error {
+	defer c.leave()
+	return c.Conn.Close()
 }
 
 // address is where a request comes from, for counting: IPv6 clients own whole /64 networks.

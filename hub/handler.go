@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"dm/internal/errs"
@@ -15,8 +16,12 @@ import (
 	"dm/store/pack"
 )
 
-// stall is how long a client may keep a transfer waiting for a byte.
-const stall = 2 * time.Minute
+const (
+	// stall is how long a client may keep the hub waiting for a byte.
+	stall = 2 * time.Minute
+	// requestWait is how long a client may take for a whole request that is no transfer.
+	requestWait = time.Minute
+)
 
 // route is what is done at a path. An error it returns is answered, unless the answer has begun.
 type route func(w http.ResponseWriter, r *http.Request, who asker) error
@@ -67,7 +72,14 @@ func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // serve finds out who asks, and answers errors.
 func (h *Hub) serve(pattern string, fn route) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		w := &statusWriter{ResponseWriter: rw}
+		c := http.NewResponseController(rw)
+		if r.Body != http.NoBody {
+			c.SetReadDeadline(time.Now().Add(requestWait))
+			r.Body = &timedBody{r.Body, c, 0}
+		}
+		w := &statusWriter{ResponseWriter: &patientWriter{rw, c}}
+		h.gates.began()
+		defer h.gates.ended()
 		defer func() {
 			p := recover()
 			if p != nil && p != http.ErrAbortHandler {
@@ -104,10 +116,14 @@ func (h *Hub) login(w http.ResponseWriter, r *http.Request) (who asker, ok bool)
 	if !has {
 		return "", true
 	}
-	addr := address(r)
-	if !h.gates.mayLogin(addr) {
-		w.Header().Set("Retry-After", "60")
-		answerStatus(w, http.StatusTooManyRequests, errs.New(errs.NotAllowed, "too many failed logins from %s", addr))
+	try := attempt{address(r), name}
+	if !nameRE.MatchString(name) {
+		try.user = "" // no user has that name; it is not worth remembering
+	}
+	if wait := h.gates.mayLogin(try); wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
+		answerStatus(w, http.StatusTooManyRequests, errs.New(errs.NotAllowed, "too many wrong keys from %s, wait for %s",
+			try.address, wait.Round(time.Second)))
 		return "", false
 	}
 	good, err := h.authentic(r.Context(), name, key)
@@ -117,11 +133,12 @@ func (h *Hub) login(w http.ResponseWriter, r *http.Request) (who asker, ok bool)
 		return "", false
 	}
 	if good {
+		h.gates.loggedIn(try)
 		return asker(name), true
 	}
-	h.gates.loginFailed(addr)
+	h.gates.loginFailed(try)
 	h.stats.logins.Inc()
-	h.log.Warn("login failed", "audit", true, "user", printable(name), "address", addr)
+	h.log.Warn("login failed", "audit", true, "user", printable(name), "address", try.address)
 	w.Header().Set("WWW-Authenticate", `Basic realm="dm hub"`)
 	answerStatus(w, http.StatusUnauthorized, errs.New(errs.NotAllowed, "Permission denied. Please check that your API key is still valid."))
 	return "", false
@@ -165,21 +182,29 @@ func (h *Hub) transfer(fn route) route {
 			return nil
 		}
 		defer leave()
-		c := http.NewResponseController(w)
-		r.Body = &impatient{r.Body, c}
-		return fn(&patientWriter{w, c}, r, who)
+		r.Body = &timedBody{r.Body, http.NewResponseController(w), stall}
+		return fn(w, r, who)
 	}
 }
 
-// impatient gives up reading where nothing comes for a while.
-type impatient struct {
+// timedBody gives up reading where nothing comes for a while.
+type timedBody struct {
 	io.ReadCloser
-	c *http.ResponseController
+	c    *http.ResponseController
+	each time.Duration // that one read may take; 0: there is a time for all of them
 }
 
-func (i *impatient) Read(p []byte) (int, error) {
-	i.c.SetReadDeadline(time.Now().Add(stall))
-	return i.ReadCloser.Read(p)
+func (b *timedBody) Read(p []byte) (int, error) {
+	if b.each > 0 {
+		b.c.SetReadDeadline(time.Now().Add(b.each))
+	}
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		// What is done now may take its time. The server goes on reading to see whether the client hangs up, and would take a
+		// deadline for that.
+		b.c.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // patientWriter gives up writing where nothing goes for a while.
@@ -192,6 +217,9 @@ func (w *patientWriter) Write(b []byte) (int, error) {
 	w.c.SetWriteDeadline(time.Now().Add(stall))
 	return w.ResponseWriter.Write(b)
 }
+
+// Unwrap is for http.ResponseController.
+func (w *patientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func answer(w http.ResponseWriter, v any) error {
 	b, err := json.Marshal(v)
@@ -209,6 +237,9 @@ func question(w http.ResponseWriter, r *http.Request, v any) error {
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		return errs.New(errs.Usage, "read request: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errs.New(errs.Usage, "read request: there is more after the message")
 	}
 	return nil
 }

@@ -54,9 +54,11 @@ type Config struct {
 type Limits struct {
 	Transfers     int           // packs taken in and loads answered at a time (64)
 	UserTransfers int           // the same, of one user (16)
-	Logins        int           // failed logins from one address before it has to wait (10)
-	LoginWait     time.Duration // how long (1 minute)
+	Logins        int           // wrong keys of one user from one address before they have to wait (10)
+	LoginWait     time.Duration // how long, doubled with each more (1 minute)
 	Dots          int           // of one user (10,000)
+	Refs          int           // of one dot (10,000)
+	Connections   int           // at a time (1,024)
 }
 
 func (l *Limits) fill() {
@@ -69,6 +71,8 @@ func (l *Limits) fill() {
 	set(&l.UserTransfers, 16)
 	set(&l.Logins, 10)
 	set(&l.Dots, 10000)
+	set(&l.Refs, 10000)
+	set(&l.Connections, 1024)
 	if l.LoginWait == 0 {
 		l.LoginWait = time.Minute
 	}

@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"dm/internal/durable"
@@ -60,6 +61,7 @@ func Serve(ctx context.Context, cfg ServeConfig) (err error) {
 		return errs.New(errs.KindOf(err), "listen on %s: %w", cfg.Listen, err)
 	}
 	fingerprint := ""
+	l = limitListener(l, h.cfg.Limits.Connections)
 	if !cfg.NoTLS {
 		var c *tls.Config
 		if c, fingerprint, err = tlsConfig(cfg); err != nil {
@@ -123,7 +125,7 @@ func (h *Hub) run(ctx context.Context, users, admin net.Listener, ready func()) 
 // settle waits for requests whose connections were closed under them: they use the store.
 func (h *Hub) settle() {
 	for range int(drain / (10 * time.Millisecond)) {
-		if h.gates.transfers() == 0 {
+		if h.gates.requests() == 0 {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -145,14 +147,42 @@ func tlsConfig(cfg ServeConfig) (*tls.Config, string, error) {
 			}
 		}
 	}
-	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+	k := &keyPair{certFile: certFile, keyFile: keyFile}
+	cert, err := k.get(nil)
 	if err != nil {
-		return nil, "", errs.New(errs.Usage, "load certificate %s: %w", certFile, err)
+		return nil, "", err
 	}
 	sum := sha256.Sum256(cert.Certificate[0])
 	return &tls.Config{
-		Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: k.get, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
 	}, hex.EncodeToString(sum[:]), nil
+}
+
+// keyPair is a certificate and its key, which are read again when they were renewed.
+type keyPair struct {
+	certFile, keyFile string
+
+	mu   sync.Mutex
+	read time.Time // modification time of the certificate that was read
+	cert *tls.Certificate
+}
+
+// get returns the certificate. Where a renewed one cannot be read, because it is being written for instance, it is the last
+// good one.
+func (k *keyPair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	st, err := os.Stat(k.certFile)
+	if err == nil && (k.cert == nil || !st.ModTime().Equal(k.read)) {
+		var cert tls.Certificate
+		if cert, err = tls.LoadX509KeyPair(k.certFile, k.keyFile); err == nil {
+			k.cert, k.read = &cert, st.ModTime()
+		}
+	}
+	if k.cert == nil {
+		return nil, errs.New(errs.Usage, "load certificate %s: %w", k.certFile, err)
+	}
+	return k.cert, nil
 }
 
 // makeCertificate writes a self-signed certificate and its key into one file.

@@ -57,7 +57,7 @@ func (h *Hub) AddUser(ctx context.Context, name string) (key string, err error) 
 	if err != nil {
 		return "", err
 	}
-	h.audit("", "user added", "name", name)
+	h.audit(administrator.name(), "user added", "name", name)
 	return key, nil
 }
 
@@ -75,7 +75,7 @@ func (h *Hub) NewKey(ctx context.Context, name string) (key string, err error) {
 	if err != nil {
 		return "", err
 	}
-	h.audit("", "key changed", "name", name)
+	h.audit(administrator.name(), "key changed", "name", name)
 	return key, nil
 }
 
@@ -109,7 +109,7 @@ func (h *Hub) RemoveUser(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	h.audit("", "user removed", "name", name)
+	h.audit(administrator.name(), "user removed", "name", name)
 	return nil
 }
 

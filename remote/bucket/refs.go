@@ -112,7 +112,11 @@ func (d *dot) Move(ctx context.Context, ref string, old, new object.ID) error {
 		} else {
 			refs[ref] = new
 		}
-		err = d.r.b.Swap(ctx, refPrefix+d.name, encodeRefs(refs), tag)
+		data := encodeRefs(refs)
+		if len(data) > maxRefs {
+			return errs.New(errs.NotAllowed, "%s has %d branches and tags, more are not allowed", d.name, len(refs)-1)
+		}
+		err = d.r.b.Swap(ctx, refPrefix+d.name, data, tag)
 		if err == nil || errs.KindOf(err) != errs.Conflict {
 			return err
 		}
