@@ -181,6 +181,16 @@ func Resume(f *os.File, path string, file FileID, owner Owner) (*Socket, error) 
 
 // Serve answers an engine until ctx is done; then it closes this process's end of the socket. The file stays.
 func (s *Socket) Serve(ctx context.Context, d Driver, log *slog.Logger) error {
+	// To hand a File to another process makes the socket blocking, for both: an accept would not end when it is closed.
+	raw, err := s.l.SyscallConn()
+	if err == nil {
+		var nerr error
+		err = raw.Control(func(fd uintptr) { nerr = unix.SetNonblock(int(fd), true) })
+		err = errors.Join(err, nerr)
+	}
+	if err != nil {
+		return errs.New(errs.Internal, "serve Docker: %w", err)
+	}
 	srv := &server{driver: d, owner: s.owner, log: log}
 	return srv.serve(ctx, rootOnly{s.l})
 }

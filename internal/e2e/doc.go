@@ -8,6 +8,7 @@
 //	fsx       random operations on files, done on two filesystems at once
 //	causal    steps in a known order over many files, and a checker that finds a state that never was
 //	posix     a table of what Linux promises of system calls on a filesystem
+//	docker    a Docker engine of its own, and images without a registry
 //	dbs       database servers, clients that log what was acknowledged, and a verification of what is left
 //
 // The tests leave no process, mount, loop device or file behind, pass or fail. Environment:

@@ -31,6 +31,7 @@ type server struct {
 	home  string // DM_HOME
 	cache string
 	flags []string // more of 'dm server'
+	vars  []string // environment that other servers do not have
 	cmd   *exec.Cmd
 	ended chan struct{}
 }
@@ -76,9 +77,16 @@ func (s *server) cleanup() {
 		select {
 		case <-s.ended:
 		case <-time.After(20 * time.Second):
-			s.t.Errorf("the server does not end on SIGTERM; its log:\n%s", s.tail())
-			s.cmd.Process.Kill()
+			s.cmd.Process.Signal(syscall.SIGQUIT) // prints where it hangs
 			<-s.ended
+			log, _ := os.ReadFile(s.logFile())
+			s.t.Errorf("the server does not end on SIGTERM; its log:\n%s", log)
+		}
+	}
+	if len(s.vars) > 0 {
+		// Docker is told that the server is away as long as it has a state directory.
+		if out, stderr, code := s.try("cluster", "reset", "-f"); code != 0 {
+			s.t.Errorf("dm cluster reset: exit code %d\n%s%s", code, out, stderr)
 		}
 	}
 	if s.t.Failed() {
@@ -138,7 +146,7 @@ func (s *server) env() []string {
 			env = append(env, e)
 		}
 	}
-	return env
+	return append(env, s.vars...)
 }
 
 // kill kills the server as the kernel would when memory is short.
