@@ -105,14 +105,28 @@ func (c *cloning) begin(ctx context.Context, out *api.Stream) error {
 	return c.t.did(api.Travel{From: from, To: c.n.Namespace + "/" + c.n.Dot})
 }
 
+// fetch brings the commits, with all they need or, lazily, their records.
+func (c *cloning) fetch(ctx context.Context, tips []object.ID) (release func(), err error) {
+	var st remote.Stats
+	o := remote.FetchOptions{Progress: c.t.progress}
+	if c.req.Lazy {
+		origin := originOf(c.u, c.req.Remote)
+		c.arrival.Lazy, c.t.res.Lazy = &origin, true
+		st, release, err = c.s.fetchRecords(ctx, c.there, tips, o)
+	} else {
+		st, release, err = remote.Fetch(ctx, c.s.local(), c.there, tips, nil, o)
+	}
+	c.t.add(st)
+	return release, err
+}
+
 func (c *cloning) run(ctx context.Context) error {
 	c.t.on("")
 	tips := c.tips
 	if c.req.Branch == "" {
 		tips = slices.AppendSeq(slices.Clone(tips), maps.Values(c.arrival.Tags))
 	}
-	st, release, err := remote.Fetch(ctx, c.s.local(), c.there, tips, nil, remote.FetchOptions{Progress: c.t.progress})
-	c.t.add(st)
+	release, err := c.fetch(ctx, tips)
 	if err != nil {
 		return err
 	}
@@ -123,14 +137,16 @@ func (c *cloning) run(ctx context.Context) error {
 			return err
 		}
 	}
-	head := c.arrival.Heads[c.arrival.Branch]
-	c.s.measure(ctx, head, &c.t.res)()
+	if head := c.arrival.Heads[c.arrival.Branch]; !c.req.Lazy {
+		c.s.measure(ctx, head, &c.t.res)()
+	}
 	// From here on it happens wholly, whether or not the client waits.
 	ctx = context.WithoutCancel(ctx)
 	err = c.s.withDotAlone(ctx, c.n, func() error {
 		if _, err := c.s.dots.CreateAt(ctx, c.n, c.arrival); err != nil {
 			return err
 		}
+		c.s.faults.changed()
 		_, err := c.s.showCurrent(ctx, c.n)
 		return err
 	})

@@ -25,7 +25,7 @@ type look struct {
 }
 
 // openLook shows a commit. Nothing of it is read before somebody reads it.
-func openLook(ctx context.Context, dir string, st *store.Store, id object.ID, c *object.Commit, log *slog.Logger) (l *look, err error) {
+func openLook(ctx context.Context, dir string, st *store.Store, src object.Source, id object.ID, c *object.Commit, log *slog.Logger) (l *look, err error) {
 	var b [8]byte
 	rand.Read(b[:]) //nolint:errcheck // never fails
 	l = &look{dir: filepath.Join(dir, hex.EncodeToString(b[:])), unpin: st.Pin(id)}
@@ -37,7 +37,7 @@ func openLook(ctx context.Context, dir string, st *store.Store, id object.ID, c 
 	if err := os.MkdirAll(l.mountPoint(), 0o755); err != nil {
 		return l, errs.New(errs.KindOf(err), "make a mount point: %w", err)
 	}
-	l.copy, err = workcopy.Create(ctx, filepath.Join(l.dir, "copy"), workcopy.Config{Source: st, ReadOnly: true}, id, c)
+	l.copy, err = workcopy.Create(ctx, filepath.Join(l.dir, "copy"), workcopy.Config{Source: src, ReadOnly: true}, id, c)
 	if err != nil {
 		return l, err
 	}

@@ -132,7 +132,7 @@ func (s *server) bindSource(ctx context.Context, m *bound) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if m.look, err = openLook(ctx, s.home.path(lookDir), s.store, id, commit, s.log); err != nil {
+	if m.look, err = openLook(ctx, s.home.path(lookDir), s.store, s.faults, id, commit, s.log); err != nil {
 		return "", err
 	}
 	return m.look.mountPoint(), nil

@@ -56,6 +56,7 @@ type pulling struct {
 	req   api.PullRequest
 	there remote.Dot
 	t     *transfer
+	lazy  bool // what is not here of the dot is fetched when it is read
 
 	branches []string // to be pulled
 	tips     *dot.Tips
@@ -85,6 +86,9 @@ func (p *pulling) begin(ctx context.Context, out *api.Stream) (err error) {
 		p.branches = slices.Sorted(maps.Keys(heads))
 	} else if heads[p.n.Branch].IsZero() {
 		return noBranchThere(p.n.Branch, p.u, heads)
+	}
+	if err := p.origin(ctx); err != nil {
+		return err
 	}
 	from := p.u.Remote + ":" + p.u.Name
 	p.t = p.s.transfers.begin(out, api.Transfer{Verb: "pull", Dot: p.n.DotName(), Remote: from}, "pulling")
@@ -132,9 +136,6 @@ func (p *pulling) run(ctx context.Context) error {
 	}
 	head := p.refs[remote.Heads+main]
 	p.t.res.Branch, p.t.res.Head = main, head.String()
-	if p.t.res.Objects > 0 {
-		p.s.measure(ctx, head, &p.t.res)()
-	}
 	tags := tagNames(p.refs)
 	if !p.req.All {
 		var err error
@@ -142,7 +143,52 @@ func (p *pulling) run(ctx context.Context) error {
 			return err
 		}
 	}
-	return p.tags(ctx, tags)
+	if err := p.tags(ctx, tags); err != nil {
+		return err
+	}
+	if p.lazy && p.req.Complete {
+		if err := p.complete(ctx); err != nil {
+			return err
+		}
+		p.lazy = false
+	}
+	if p.t.res.Lazy = p.lazy; p.t.res.Objects > 0 && !p.lazy {
+		p.s.measure(ctx, head, &p.t.res)()
+	}
+	return nil
+}
+
+// fetch brings commits, with all they need or, to a lazy dot, their records.
+func (p *pulling) fetch(ctx context.Context, tips []object.ID) (release func(), err error) {
+	var st remote.Stats
+	o := remote.FetchOptions{Progress: p.t.progress}
+	if p.lazy {
+		st, release, err = p.s.fetchRecords(ctx, p.there, tips, o)
+	} else {
+		var haves []object.ID
+		if haves, err = p.s.whole(p.tips.All()); err != nil {
+			return nil, err
+		}
+		st, release, err = remote.Fetch(ctx, p.s.local(), p.there, tips, haves, o)
+	}
+	p.t.add(st)
+	return release, err
+}
+
+// origin finds out whether the dot is lazy. If it came from where it is pulled from now, that is where it reads from: the
+// key or the address may be new.
+func (p *pulling) origin(ctx context.Context) error {
+	o, err := p.s.dots.Origin(ctx, p.n)
+	if err != nil || o == nil {
+		return err
+	}
+	p.lazy = true
+	now := originOf(p.u, p.req.Remote)
+	if o.Remote != now.Remote || *o == now {
+		return nil
+	}
+	defer p.s.faults.changed()
+	return p.s.dots.SetOrigin(ctx, p.n, now)
 }
 
 // branch pulls one branch.
@@ -154,20 +200,20 @@ func (p *pulling) branch(ctx context.Context, branch string) error {
 	if err := p.mayMove(ctx, n, here, there); err != nil {
 		return err
 	}
-	res, release, err := remote.PullRef(ctx, p.s.local(), p.there, remote.Pull{
-		Ref: ref, Tip: here, Haves: p.tips.All(), Fetch: remote.FetchOptions{Progress: p.t.progress},
-	})
-	p.t.add(res.Stats)
+	release, err := p.fetch(ctx, []object.ID{there})
 	if err != nil {
 		return err
 	}
 	defer release()
-	p.refs[ref] = res.Tip // it may have moved since we looked
-	if err := p.s.dots.NoteSeen(ctx, p.n, p.u, map[string]object.ID{ref: res.Tip}); err != nil {
+	if err := p.s.dots.NoteSeen(ctx, p.n, p.u, map[string]object.ID{ref: there}); err != nil {
 		return err
 	}
-	item := api.Travel{Ref: refWords(ref), Did: api.DidNothing, Old: hexOrEmpty(here), New: res.Tip.String()}
-	switch res.Relation {
+	relation, err := remote.Relate(ctx, p.s.store, here, there)
+	if err != nil {
+		return err
+	}
+	item := api.Travel{Ref: refWords(ref), Did: api.DidNothing, Old: hexOrEmpty(here), New: there.String()}
+	switch relation {
 	case remote.Same:
 		return p.t.did(item)
 	case remote.Ahead:
@@ -175,7 +221,7 @@ func (p *pulling) branch(ctx context.Context, branch string) error {
 		return p.t.did(item)
 	case remote.Diverged:
 		if !p.req.Stash {
-			return remote.ErrDiverged(branch, here, res.Tip)
+			return remote.ErrDiverged(branch, here, there)
 		}
 		if err := p.stash(ctx, n, here); err != nil {
 			return err
@@ -184,7 +230,7 @@ func (p *pulling) branch(ctx context.Context, branch string) error {
 	if item.Did = api.DidMove; here.IsZero() {
 		item.Did = api.DidMake
 	}
-	if err := p.s.moveForward(ctx, n, here, res.Tip); err != nil {
+	if err := p.s.moveForward(ctx, n, here, there); err != nil {
 		return err
 	}
 	return p.t.did(item)
@@ -193,7 +239,7 @@ func (p *pulling) branch(ctx context.Context, branch string) error {
 // mayMove refuses, before anything travels, what could not be moved afterwards. What has not been fetched yet can only move
 // the branch, or have diverged from it.
 func (p *pulling) mayMove(ctx context.Context, n dot.Name, here, there object.ID) error {
-	known, err := p.s.store.Has(there)
+	known, err := p.s.dots.HasRecord(ctx, there)
 	if err != nil || known {
 		return err
 	}
@@ -224,8 +270,7 @@ func (p *pulling) tags(ctx context.Context, tags map[string]object.ID) error {
 	if len(wanted) == 0 {
 		return nil
 	}
-	st, release, err := remote.Fetch(ctx, p.s.local(), p.there, tips, p.tips.All(), remote.FetchOptions{Progress: p.t.progress})
-	p.t.add(st)
+	release, err := p.fetch(ctx, tips)
 	if err != nil {
 		return err
 	}
@@ -256,6 +301,16 @@ func (s *server) mayMove(ctx context.Context, n dot.Name) error {
 	if errs.KindOf(err) == errs.NotFound {
 		return nil // the branch is not there: it will be made
 	}
+	if err != nil {
+		return err
+	}
+	info, err := s.dots.Info(ctx, n)
+	if err != nil {
+		return err
+	}
+	err = s.unusedOrConflict(ctx, "branch "+n.Branch+" of "+n.DotName(), func(u containerUse) bool {
+		return ofDot(n)(u) && (u.dot.Branch == n.Branch || u.dot.Branch == "" && info.Branch == n.Branch)
+	})
 	if err != nil {
 		return err
 	}

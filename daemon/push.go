@@ -61,6 +61,8 @@ type pushing struct {
 	req   api.PushRequest
 	there remote.Dot
 	t     *transfer
+	local remote.Local
+	lazy  bool
 
 	branches []string // to be pushed
 	tips     *dot.Tips
@@ -103,6 +105,10 @@ func (p *pushing) begin(ctx context.Context, out *api.Stream) (err error) {
 	if p.refs, err = p.there.Refs(ctx); err != nil {
 		return err
 	}
+	if p.local = p.s.local(); info.Lazy {
+		p.lazy = true
+		p.local = lazyLocal{p.local, p.s.faults}
+	}
 	to := p.u.Remote + ":" + p.u.Name
 	p.t = p.s.transfers.begin(out, api.Transfer{Verb: "push", Dot: p.n.DotName(), Remote: to}, "pushing")
 	p.t.parts = len(p.branches)
@@ -116,7 +122,7 @@ func (p *pushing) run(ctx context.Context) error {
 	}
 	p.t.res.Branch, p.t.res.Head = main, p.tips.Heads[main].String()
 	finish := func() {}
-	if p.refs[remote.Heads+main] != p.tips.Heads[main] {
+	if p.refs[remote.Heads+main] != p.tips.Heads[main] && !p.lazy {
 		finish = p.s.measure(ctx, p.tips.Heads[main], &p.t.res)
 	}
 	defer finish()
@@ -133,7 +139,7 @@ func (p *pushing) ref(ctx context.Context, ref string, tip object.ID) error {
 	p.t.on(refWords(ref))
 	item := api.Travel{Ref: refWords(ref), Did: api.DidNothing, Old: hexOrEmpty(p.refs[ref]), New: tip.String()}
 	if p.refs[ref] != tip {
-		res, err := remote.PushRef(ctx, p.s.local(), p.there, remote.Push{
+		res, err := remote.PushRef(ctx, p.local, p.there, remote.Push{
 			Ref: ref, Tip: tip, Force: p.req.Force, LastSeen: p.seen[ref], Stash: p.req.Stash,
 			Send: remote.SendOptions{Progress: p.t.progress},
 		})

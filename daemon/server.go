@@ -34,6 +34,7 @@ type server struct {
 
 	remotes   remotes
 	transfers transfers
+	faults    *faults
 
 	engine       engine
 	closeEngine  func()
@@ -81,7 +82,8 @@ func newServer(ctx context.Context, cfg Config, h *home, log *slog.Logger) (s *s
 	if err := s.startMounts(ctx); err != nil {
 		return s, err
 	}
-	s.dots, err = dot.Open(ctx, dot.Config{Store: s.store, Dir: h.path(workDir), Detach: s.hide})
+	s.faults = newFaults(s.store, &s.remotes, s.log)
+	s.dots, err = dot.Open(ctx, dot.Config{Store: s.store, Source: s.faults, Dir: h.path(workDir), Detach: s.hide})
 	if err != nil {
 		return s, err
 	}

@@ -241,6 +241,7 @@ func (s *server) deleteDot(ctx context.Context, req api.DotRequest) (api.Empty, 
 			s.showAgain(ctx, n)
 			return err
 		}
+		s.faults.changed()
 		return errors.Join(s.links.removeDot(n), s.volumes.removeDot(key(n)))
 	})
 }

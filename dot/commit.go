@@ -65,6 +65,12 @@ func (d *Dots) Commit(ctx context.Context, n Name, req CommitRequest) (*CommitRe
 		return nil, err
 	}
 	stats, err := batch.Commit(ctx, func(tx *store.Tx) error {
+		// What it shares with a commit of which not all is here is not here, either.
+		if tx.Partial(snap.Base()) {
+			if err := tx.SetPartial(res.ID); err != nil {
+				return err
+			}
+		}
 		return u.advance(tx, snap.Base(), res.ID, count+1)
 	})
 	if err != nil && !d.isAt(u.branchState, res.ID) {
@@ -87,7 +93,7 @@ func (d *Dots) build(ctx context.Context, snap *workcopy.Snapshot, sink chunkSin
 		res.DirtyBytes += rangesLen(f.Dirty())
 	}
 	var err error
-	if res.ReadBytes, err = chunkFiles(ctx, d.store, sink, files, progress); err != nil {
+	if res.ReadBytes, err = chunkFiles(ctx, d.src, sink, files, progress); err != nil {
 		return nil, err
 	}
 	c := &object.Commit{}

@@ -35,9 +35,12 @@ import (
 // Config is what Open needs.
 type Config struct {
 	Store *store.Store
-	Dir   string           // holds the working copies, one directory each
-	Now   func() time.Time // nil: time.Now
-	Log   *slog.Logger     // of what the working copies do by themselves; nil: nowhere
+	// Source is where committed trees, lists and chunks are read from: the store, with something behind it for what is at a
+	// remote (Origins). nil: the store.
+	Source object.Source
+	Dir    string           // holds the working copies, one directory each
+	Now    func() time.Time // nil: time.Now
+	Log    *slog.Logger     // of what the working copies do by themselves; nil: nowhere
 	// Detach is called before a working copy is closed for good, with its id; it unmounts what shows it, or says in an
 	// error of kind Conflict who uses it. nil: nobody shows any.
 	Detach func(ctx context.Context, copyID string) error
@@ -49,7 +52,8 @@ type Config struct {
 type Dots struct {
 	cfg   Config
 	store *store.Store
-	trees *object.TreeCache // the store, for working copies
+	src   object.Source
+	trees *object.TreeCache // src, for working copies
 
 	mu     sync.Mutex
 	slots  map[string]*slot // by working copy id
@@ -62,7 +66,10 @@ const treeCache = 32 << 20
 // Open reads the metadata, finishes deletions that a crash cut short, and opens no working copy yet.
 func Open(ctx context.Context, cfg Config) (*Dots, error) {
 	d := &Dots{cfg: cfg, store: cfg.Store, slots: map[string]*slot{}}
-	d.trees = object.NewTreeCache(d.store, treeCache)
+	if d.src = cfg.Source; d.src == nil {
+		d.src = cfg.Store
+	}
+	d.trees = object.NewTreeCache(d.src, treeCache)
 	if err := durable.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -304,7 +311,7 @@ func (d *Dots) Info(ctx context.Context, n Name) (info *Info, err error) {
 		}
 		info = &Info{
 			ID: r.ID, Namespace: r.Namespace, Name: r.Name, Created: r.Created, Branch: r.Branch, Cache: r.Cache,
-			Upstreams: append([]Upstream{}, r.Upstreams...), Tags: tagsOf(tx, r),
+			Upstreams: append([]Upstream{}, r.Upstreams...), Tags: tagsOf(tx, r), Lazy: r.Origin != nil,
 		}
 		info.Branches, err = branchModels(tx, r)
 		return err

@@ -47,7 +47,7 @@ func (d *Dots) committed(ctx context.Context, n Name, rev, p string) (s state, e
 	if err != nil {
 		return s, e, err
 	}
-	s = stateOf(d.store, c)
+	s = stateOf(d.src, c)
 	if e, err = s.lookup(ctx, clean); isNotFound(err) {
 		err = errs.New(errs.NotFound, "commit %s has no %w", id.Short(), err)
 	}

@@ -7,7 +7,6 @@ import (
 
 	"dm/internal/errs"
 	"dm/object"
-	"dm/store"
 )
 
 // graph is what a set of commits is made of, each object once, with numbers in place of ids: to ask many times what can be
@@ -63,7 +62,7 @@ func (d *Dots) addParts(ctx context.Context, g *graph, i int) error {
 	if err == nil && kind != object.KindChunk {
 		var plain []byte
 		if plain, err = d.store.Get(ctx, kind, id); err == nil {
-			rerr := store.References(kind, plain, func(r store.Reference) {
+			rerr := object.References(kind, plain, func(r object.Reference) {
 				if r.Kind == object.KindCommit {
 					return
 				}

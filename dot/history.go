@@ -340,7 +340,7 @@ func (d *Dots) merged(ctx context.Context, tip object.ID) (list []CommitInfo, er
 }
 
 func (d *Dots) info(ctx context.Context, id object.ID, c *object.Commit) (CommitInfo, error) {
-	size, err := stateOf(d.store, c).size(ctx)
+	size, err := stateOf(d.src, c).size(ctx)
 	info := CommitInfo{
 		ID: id.String(), Parents: []string{}, Author: c.Author, Time: c.Time, Message: c.Message,
 		Meta: c.Meta, System: c.System, Size: size,
@@ -361,7 +361,7 @@ func (d *Dots) Show(ctx context.Context, n Name, rev string) (*CommitDetail, err
 	if detail.CommitInfo, err = d.info(ctx, id, c); err != nil {
 		return nil, err
 	}
-	before := emptyState(d.store)
+	before := emptyState(d.src)
 	parents, err := d.parents(ctx, c)
 	if err != nil {
 		return nil, err
@@ -371,9 +371,9 @@ func (d *Dots) Show(ctx context.Context, n Name, rev string) (*CommitDetail, err
 		if err != nil {
 			return nil, err
 		}
-		before = stateOf(d.store, parent)
+		before = stateOf(d.src, parent)
 	}
-	detail.Changes, err = diffStates(ctx, before, stateOf(d.store, c))
+	detail.Changes, err = diffStates(ctx, before, stateOf(d.src, c))
 	if detail.Changes == nil {
 		detail.Changes = []Change{}
 	}

@@ -37,7 +37,7 @@ func (d *Dots) Diff(ctx context.Context, n Name, from, to string) ([]Change, err
 		return nil, err
 	}
 	defer release()
-	changes, err := diffStates(ctx, stateOf(d.store, c), live)
+	changes, err := diffStates(ctx, stateOf(d.src, c), live)
 	return notNil(changes), err
 }
 
@@ -61,7 +61,7 @@ func (d *Dots) diffCommits(ctx context.Context, n Name, from, to string) ([]Chan
 	if err != nil {
 		return nil, err
 	}
-	changes, err := diffStates(ctx, stateOf(d.store, old), stateOf(d.store, new))
+	changes, err := diffStates(ctx, stateOf(d.src, old), stateOf(d.src, new))
 	return notNil(changes), err
 }
 
@@ -98,7 +98,7 @@ func (d *Dots) liveState(ctx context.Context, c *workcopy.Copy) (s state, releas
 		snap.Abort()
 		return s, nil, err
 	}
-	return stateOf(layered{mem, d.store}, built), snap.Abort, nil
+	return stateOf(layered{mem, d.src}, built), snap.Abort, nil
 }
 
 // scratch is a sink that keeps lists and trees in memory and of chunks nothing but their ids.

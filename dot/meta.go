@@ -19,6 +19,7 @@ type dotRecord struct {
 	Branch    string     `json:"branch"` // the current one
 	Cache     CacheMode  `json:"cache,omitempty"`
 	Upstreams []Upstream `json:"upstreams,omitempty"`
+	Origin    *Origin    `json:"origin,omitempty"` // of a lazy dot
 }
 
 // branchRecord is what the metadata holds of a branch, under branches/ID/BRANCH. Where its commit is, a ref says.

@@ -27,6 +27,14 @@ type Upstream struct {
 	Name   string `json:"name"` // namespace/dot there
 }
 
+// Origin is where what is not here of a lazy dot is read from. It holds a key: it is for nobody's eyes.
+type Origin struct {
+	Upstream
+	URL         string `json:"url"`
+	Key         string `json:"key,omitempty"`
+	Fingerprint string `json:"fingerprint,omitempty"`
+}
+
 // Info is what is known about a dot without looking at its content.
 type Info struct {
 	ID        string     `json:"id"` // 16 hex digits; survives a rename
@@ -38,6 +46,7 @@ type Info struct {
 	Tags      []Tag      `json:"tags"`
 	Cache     CacheMode  `json:"cache,omitempty"`
 	Upstreams []Upstream `json:"upstreams"`
+	Lazy      bool       `json:"lazy,omitempty"` // some of it may still be at the remote that it was cloned from
 }
 
 // Branch is a branch of a dot.

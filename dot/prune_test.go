@@ -112,7 +112,7 @@ func (h *home) readAll(id object.ID) error {
 			return err
 		}
 		var all []error
-		err = store.References(kind, plain, func(r store.Reference) {
+		err = object.References(kind, plain, func(r object.Reference) {
 			if r.Kind != object.KindCommit {
 				all = append(all, read(r.Kind, r.ID))
 			}

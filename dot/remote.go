@@ -110,6 +110,7 @@ type Arrival struct {
 	Branch string // the current one; one of Heads
 	From   Upstream
 	Seen   map[string]object.ID // refs of From, as they were seen
+	Lazy   *Origin              // what is not here is read from it; nil: all is here
 }
 
 // CreateAt makes a dot of what has arrived. It exists already: Conflict. Nothing is unpacked: its files are read from the
@@ -137,7 +138,7 @@ func (d *Dots) CreateAt(ctx context.Context, n Name, a Arrival) (*Info, error) {
 		counts[id] = count
 	}
 	r := dotRecord{
-		ID: newID(), Namespace: n.Namespace, Name: n.Dot, Created: d.now().UTC(), Branch: a.Branch, Upstreams: []Upstream{a.From},
+		ID: newID(), Namespace: n.Namespace, Name: n.Dot, Created: d.now().UTC(), Branch: a.Branch, Upstreams: []Upstream{a.From}, Origin: a.Lazy,
 	}
 	err := d.store.Update(func(tx *store.Tx) error {
 		if _, ok := tx.Meta(nameKey(n)); ok {
@@ -303,5 +304,5 @@ func (d *Dots) Size(ctx context.Context, id object.ID) (uint64, error) {
 	if err != nil || c == nil {
 		return 0, err
 	}
-	return stateOf(d.store, c).size(ctx)
+	return stateOf(d.src, c).size(ctx)
 }

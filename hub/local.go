@@ -244,7 +244,7 @@ func (in *intake) record(ctx context.Context, rec *pack.Record) error {
 // addNeeds notes what an object needs. One id is of one kind.
 func addNeeds(needs map[object.ID]object.Kind, kind object.Kind, plain []byte) error {
 	var bad error
-	err := store.References(kind, plain, func(r store.Reference) {
+	err := object.References(kind, plain, func(r object.Reference) {
 		if was, ok := needs[r.ID]; ok && was != r.Kind {
 			bad = errs.New(errs.Damaged, "object %s is needed as a %s and as a %s", r.ID.Short(), was, r.Kind)
 		}
@@ -295,7 +295,7 @@ func (e *localEngine) adopt(ctx context.Context, s *sight, wants map[object.ID]o
 	adopted := map[object.ID]object.Kind{}
 	frontier := wants
 	for len(frontier) > 0 {
-		var fresh []store.Reference
+		var fresh []object.Reference
 		err := e.db.View(func(tx *bbolt.Tx) error {
 			sets := setsOf(tx, s)
 			for id, kind := range frontier {
@@ -306,7 +306,7 @@ func (e *localEngine) adopt(ctx context.Context, s *sight, wants map[object.ID]o
 					return notHere(kind, id)
 				}
 				adopted[id] = kind
-				fresh = append(fresh, store.Reference{Kind: kind, ID: id})
+				fresh = append(fresh, object.Reference{Kind: kind, ID: id})
 			}
 			return nil
 		})
@@ -322,7 +322,7 @@ func (e *localEngine) adopt(ctx context.Context, s *sight, wants map[object.ID]o
 			if err != nil {
 				return nil, err
 			}
-			err = store.References(r.Kind, plain, func(n store.Reference) {
+			err = object.References(r.Kind, plain, func(n object.Reference) {
 				if _, ok := adopted[n.ID]; !ok {
 					frontier[n.ID] = n.Kind
 				}

@@ -9,7 +9,6 @@ import (
 	"dm/internal/errs"
 	"dm/object"
 	"dm/remote/hubproto"
-	"dm/store"
 	"dm/store/pack"
 )
 
@@ -19,12 +18,12 @@ func (e *localEngine) load(ctx context.Context, d *dotRecord, req *hubproto.Load
 		own := members(tx, d.ID)
 		for _, w := range req.Wants {
 			if kind, ok := kindIn(own, w.ID); ok && kind == w.Kind {
-				l.wants = append(l.wants, store.Reference{Kind: w.Kind, ID: w.ID})
+				l.wants = append(l.wants, object.Reference{Kind: w.Kind, ID: w.ID})
 			}
 		}
 		for _, id := range req.Haves {
 			if kind, ok := kindIn(own, id); ok && kind == object.KindCommit {
-				l.haves = append(l.haves, store.Reference{Kind: object.KindCommit, ID: id})
+				l.haves = append(l.haves, object.Reference{Kind: object.KindCommit, ID: id})
 			}
 		}
 		return nil
@@ -45,14 +44,14 @@ type loader struct {
 	e     *localEngine
 	dot   *dotRecord
 	out   *pack.Writer
-	wants []store.Reference
-	haves []store.Reference
+	wants []object.Reference
+	haves []object.Reference
 	sent  map[object.ID]bool
 	extra int // bytes of records beyond those wanted
 }
 
 // send sends an object as it is stored, unless it is a delta of one that is not the dot's.
-func (l *loader) send(ctx context.Context, r store.Reference) error {
+func (l *loader) send(ctx context.Context, r object.Reference) error {
 	if l.sent[r.ID] {
 		return nil
 	}
@@ -64,7 +63,7 @@ func (l *loader) send(ctx context.Context, r store.Reference) error {
 	return l.out.Write(&rec)
 }
 
-func (l *loader) record(ctx context.Context, r store.Reference) (pack.Record, error) {
+func (l *loader) record(ctx context.Context, r object.Reference) (pack.Record, error) {
 	rec, err := l.e.store.Record(ctx, r.Kind, r.ID)
 	if err != nil || !rec.Encoding.HasBase() {
 		return rec, err
@@ -106,7 +105,7 @@ func (l *loader) ahead(ctx context.Context) error {
 		if old, err = l.below(ctx, old, oldSeen, maxAhead-len(oldSeen)); err != nil {
 			return err
 		}
-		var next []store.Reference
+		var next []object.Reference
 		for _, r := range fresh {
 			if seen[r.ID] || oldSeen[r.ID] {
 				continue
@@ -125,12 +124,12 @@ func (l *loader) ahead(ctx context.Context) error {
 }
 
 // history sends the ancestors of the commits wanted and returns what all of these, and the other objects wanted, need.
-func (l *loader) history(ctx context.Context) ([]store.Reference, error) {
+func (l *loader) history(ctx context.Context) ([]object.Reference, error) {
 	stop := map[object.ID]bool{}
 	for _, r := range l.haves {
 		stop[r.ID] = true
 	}
-	var rest []store.Reference
+	var rest []object.Reference
 	queue := l.wants
 	for len(queue) > 0 {
 		r := queue[0]
@@ -141,7 +140,7 @@ func (l *loader) history(ctx context.Context) ([]store.Reference, error) {
 		if ok, err := l.sendExtra(ctx, r); err != nil || !ok {
 			return rest, err
 		}
-		err := l.needs(ctx, r, func(n store.Reference) {
+		err := l.needs(ctx, r, func(n object.Reference) {
 			switch {
 			case n.Kind == object.KindCommit && !stop[n.ID]:
 				stop[n.ID] = true
@@ -158,7 +157,7 @@ func (l *loader) history(ctx context.Context) ([]store.Reference, error) {
 }
 
 // sendExtra sends an object that was not asked for, if there is room.
-func (l *loader) sendExtra(ctx context.Context, r store.Reference) (bool, error) {
+func (l *loader) sendExtra(ctx context.Context, r object.Reference) (bool, error) {
 	if l.sent[r.ID] {
 		return true, nil
 	}
@@ -173,12 +172,12 @@ func (l *loader) sendExtra(ctx context.Context, r store.Reference) (bool, error)
 }
 
 // below returns the trees and lists that objects need, and notes them in seen, as long as there are not more than limit.
-func (l *loader) below(ctx context.Context, list []store.Reference, seen map[object.ID]bool, limit int) (next []store.Reference, err error) {
+func (l *loader) below(ctx context.Context, list []object.Reference, seen map[object.ID]bool, limit int) (next []object.Reference, err error) {
 	for _, r := range list {
 		if len(next) >= limit {
 			break
 		}
-		err := l.needs(ctx, r, func(n store.Reference) {
+		err := l.needs(ctx, r, func(n object.Reference) {
 			if n.Kind == object.KindChunk || n.Kind == object.KindCommit || seen[n.ID] {
 				return
 			}
@@ -195,10 +194,10 @@ func (l *loader) below(ctx context.Context, list []store.Reference, seen map[obj
 }
 
 // needs calls fn for what an object needs.
-func (l *loader) needs(ctx context.Context, r store.Reference, fn func(store.Reference)) error {
+func (l *loader) needs(ctx context.Context, r object.Reference, fn func(object.Reference)) error {
 	plain, err := l.e.store.Get(ctx, r.Kind, r.ID)
 	if err == nil {
-		err = store.References(r.Kind, plain, fn)
+		err = object.References(r.Kind, plain, fn)
 	}
 	if err != nil {
 		return errs.New(errs.KindOf(err), "look what %s %s needs: %w", r.Kind, r.ID.Short(), err)

@@ -58,9 +58,9 @@ func anyChunk(t testing.TB, local remote.Local, tip object.ID) object.ID {
 	for w.Kind != object.KindChunk {
 		plain, err := local.Get(context.Background(), w.Kind, w.ID)
 		must(t, err)
-		must(t, remote.References(w.Kind, plain, func(r remote.Want) {
+		must(t, object.References(w.Kind, plain, func(r object.Reference) {
 			if r.Kind != object.KindCommit {
-				w = r
+				w = remote.Want{Kind: r.Kind, ID: r.ID}
 			}
 		}))
 	}

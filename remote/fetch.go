@@ -41,6 +41,21 @@ const (
 //
 // All that was fetched is safe from gc until release is called: move the branch before.
 func Fetch(ctx context.Context, local Local, from Objects, tips, haves []object.ID, o FetchOptions) (_ Stats, release func(), err error) {
+	f, err := newFetcher(ctx, local, from, haves, o)
+	if err != nil {
+		return Stats{}, nil, err
+	}
+	defer f.codec.Close()
+	if err := f.run(ctx, tips); err != nil {
+		f.keep()
+		f.guard.Abort()
+		return f.meter.total(), nil, err
+	}
+	return f.meter.total(), f.guard.Abort, nil
+}
+
+// newFetcher opens what a fetcher needs: guard and batch end with the caller, and so does codec.
+func newFetcher(ctx context.Context, local Local, from Objects, haves []object.ID, o FetchOptions) (*fetcher, error) {
 	if o.Parallel == 0 {
 		o.Parallel = defaultRequests
 	}
@@ -49,26 +64,22 @@ func Fetch(ctx context.Context, local Local, from Objects, tips, haves []object.
 	}
 	codec, err := pack.NewCodec(pack.Fast)
 	if err != nil {
-		return Stats{}, nil, err
+		return nil, err
 	}
-	defer codec.Close()
 	f := &fetcher{
 		local: local, from: from, haves: haves, opts: o, codec: codec, meter: meter{tell: o.Progress},
 		commits: map[object.ID]*fetched{}, ahead: map[object.ID]pack.Record{}, sizes: map[object.ID]uint64{},
 	}
 	if f.guard, err = local.Begin(ctx); err != nil {
-		return Stats{}, nil, err
+		codec.Close()
+		return nil, err
 	}
 	if f.batch, err = local.Begin(ctx); err != nil {
 		f.guard.Abort()
-		return Stats{}, nil, err
+		codec.Close()
+		return nil, err
 	}
-	if err := f.run(ctx, tips); err != nil {
-		f.keep()
-		f.guard.Abort()
-		return f.meter.total(), nil, err
-	}
-	return f.meter.total(), f.guard.Abort, nil
+	return f, nil
 }
 
 // fetched is a commit that the local store does not have yet.
@@ -88,6 +99,7 @@ type fetcher struct {
 	commits map[object.ID]*fetched
 	guard   Batch                // keeps what was fetched, and what was found, from gc
 	sizes   map[object.ID]uint64 // of the lists and trees met, as announced
+	enough  int                  // bytes of what was not asked for, after which a load ends that has all it needs; 0: no limit
 
 	aheadMu    sync.Mutex
 	ahead      map[object.ID]pack.Record // came without being asked for
@@ -106,16 +118,11 @@ func (f *fetcher) run(ctx context.Context, tips []object.ID) error {
 			return errs.New(errs.KindOf(err), "fetch on top of commit %s, which is not in the local store: %w", id.Short(), err)
 		}
 	}
-	if err := f.fetchCommits(ctx, tips); err != nil {
+	// A commit that the store has is complete.
+	if err := f.fetchCommits(ctx, tips, f.guard.Has); err != nil {
 		return err
 	}
-	order := parentsFirst(tips, func(id object.ID) ([]object.ID, bool) {
-		c, ok := f.commits[id]
-		if !ok {
-			return nil, false
-		}
-		return c.Parents, true
-	})
+	order := f.order(tips)
 	group, gctx := errgroup.WithContext(ctx)
 	chunks := make(chan []node)
 	for range f.opts.Parallel {
@@ -131,8 +138,19 @@ func (f *fetcher) run(ctx context.Context, tips []object.ID) error {
 	return f.finish(ctx, order)
 }
 
-// fetchCommits fetches the commits that the local store does not have. One that it has is complete.
-func (f *fetcher) fetchCommits(ctx context.Context, tips []object.ID) error {
+// order returns the commits fetched, parents before children.
+func (f *fetcher) order(tips []object.ID) []object.ID {
+	return parentsFirst(tips, func(id object.ID) ([]object.ID, bool) {
+		c, ok := f.commits[id]
+		if !ok {
+			return nil, false
+		}
+		return c.Parents, true
+	})
+}
+
+// fetchCommits fetches the commits that are not known, as far back as one that is.
+func (f *fetcher) fetchCommits(ctx context.Context, tips []object.ID, known func(object.ID) (bool, error)) error {
 	frontier := tips
 	for len(frontier) > 0 {
 		var wants []Want
@@ -140,7 +158,7 @@ func (f *fetcher) fetchCommits(ctx context.Context, tips []object.ID) error {
 			if _, ok := f.commits[id]; ok {
 				continue
 			}
-			ok, err := f.guard.Has(id)
+			ok, err := known(id)
 			if err != nil {
 				return err
 			}

@@ -83,6 +83,9 @@ func (l *loading) ask(ctx context.Context, wants []Want) error {
 		})
 		var f *final
 		if errors.As(err, &f) {
+			if errors.Is(f.err, errEnough) {
+				return nil
+			}
 			return f.err
 		}
 		if err == nil || !came || errs.KindOf(err) != errs.Unreachable || ctx.Err() != nil {
@@ -100,6 +103,9 @@ func (l *loading) ask(ctx context.Context, wants []Want) error {
 	}
 }
 
+// errEnough ends a load that has brought all that is needed.
+var errEnough = errors.New("there is enough")
+
 // final keeps an error of what is done with a record from being taken for one of the connection.
 type final struct{ err error }
 
@@ -113,6 +119,9 @@ func (l *loading) record(ctx context.Context, r *pack.Record, fresh bool) error 
 			return errs.New(errs.Damaged, "the remote sends what nobody asked for, without end")
 		}
 		l.f.putAhead(r)
+		if l.f.enough > 0 && l.extra > l.f.enough && len(l.need) == 0 && len(l.parked) == 0 {
+			return errEnough
+		}
 		return nil
 	}
 	ok, err := l.decode(ctx, r)

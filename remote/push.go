@@ -49,7 +49,7 @@ func PushRef(ctx context.Context, local Local, to Dot, p Push) (res Pushed, err 
 	}
 	var haves []object.ID
 	for _, id := range refs {
-		if ok, err := local.Has(id); err != nil {
+		if ok, err := hasRecord(ctx, local, id); err != nil {
 			return res, err
 		} else if ok {
 			haves = append(haves, id)
@@ -77,17 +77,25 @@ func PushRef(ctx context.Context, local Local, to Dot, p Push) (res Pushed, err 
 	return res, nil
 }
 
+// hasRecord says whether a commit's record is here. What the commit needs may have been given up, or be at a remote: to tell
+// how histories stand to each other the records are enough.
+func hasRecord(ctx context.Context, src object.Source, id object.ID) (bool, error) {
+	_, err := readCommit(ctx, src, id)
+	if errs.KindOf(err) == errs.NotFound {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // mayMove says whether a push may move a ref that is at cur. diverged says that it gives up commits there.
 func mayMove(ctx context.Context, local Local, cur object.ID, p *Push) (diverged bool, err error) {
 	if cur.IsZero() {
 		return false, nil
 	}
 	rel := Diverged
-	known, err := local.Has(cur)
-	if err != nil {
+	if known, err := hasRecord(ctx, local, cur); err != nil {
 		return false, err
-	}
-	if known {
+	} else if known {
 		if rel, err = Relate(ctx, local, p.Tip, cur); err != nil {
 			return false, err
 		}

@@ -40,7 +40,7 @@ type affectedWalk struct {
 
 // commit names what is affected of one commit and returns its parents.
 func (w *affectedWalk) commit(ctx context.Context, ref string, id object.ID) (parents []object.ID, err error) {
-	refs, ok := w.references(ctx, Reference{Kind: object.KindCommit, ID: id})
+	refs, ok := w.references(ctx, object.Reference{Kind: object.KindCommit, ID: id})
 	if !ok {
 		w.name(Affected{ref, id.String(), "", id.String()})
 		return nil, ctx.Err()
@@ -65,7 +65,7 @@ func (w *affectedWalk) commit(ctx context.Context, ref string, id object.ID) (pa
 }
 
 // references returns what an object needs; ok is false where the object itself cannot be read.
-func (w *affectedWalk) references(ctx context.Context, r Reference) (refs []Reference, ok bool) {
+func (w *affectedWalk) references(ctx context.Context, r object.Reference) (refs []object.Reference, ok bool) {
 	if _, bad := w.report.unreadable[r.ID]; bad {
 		return nil, false
 	}
@@ -74,13 +74,14 @@ func (w *affectedWalk) references(ctx context.Context, r Reference) (refs []Refe
 	}
 	plain, err := w.s.get(ctx, r.Kind, r.ID, w.s.lookup)
 	if err == nil {
-		err = References(r.Kind, plain, func(r Reference) { refs = append(refs, r) })
+		err = object.References(r.Kind, plain, func(r object.Reference) { refs = append(refs, r) })
 	}
-	return refs, err == nil
+	// What is missing and should not be has been noted as unreadable: this is at a remote.
+	return refs, err == nil || isUnknown(err)
 }
 
 // isBelow says whether something unreadable is at or below an object. The depth of trees is that of the paths in them.
-func (w *affectedWalk) isBelow(ctx context.Context, r Reference) (bool, error) {
+func (w *affectedWalk) isBelow(ctx context.Context, r object.Reference) (bool, error) {
 	if bad, ok := w.below[r.ID]; ok {
 		return bad, nil
 	}
@@ -101,7 +102,7 @@ func (w *affectedWalk) isBelow(ctx context.Context, r Reference) (bool, error) {
 }
 
 // paths names the paths below an object, reached at path, that are affected.
-func (w *affectedWalk) paths(ctx context.Context, ref string, commit object.ID, path string, r Reference) error {
+func (w *affectedWalk) paths(ctx context.Context, ref string, commit object.ID, path string, r object.Reference) error {
 	if _, bad := w.report.unreadable[r.ID]; bad {
 		w.name(Affected{ref, commit.String(), path, r.ID.String()})
 		return nil

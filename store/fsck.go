@@ -115,6 +115,8 @@ type check struct {
 	total  int64
 	tips   []tip
 	pruned map[object.ID]string // commits whose content need not be there
+	// partial holds commits of whose content much may be missing.
+	partial map[object.ID]struct{}
 	// restore holds refs and metadata where those of the index are damaged.
 	restore *state
 }
@@ -432,8 +434,14 @@ func (c *check) journal(all map[string][]byte) {
 // reach walks from all refs and notes what is missing or cannot be read.
 func (c *check) reach(ctx context.Context) error {
 	seen := map[object.ID]struct{}{}
-	var todo []Reference
-	if err := c.s.View(func(tx *Tx) (err error) { c.pruned, err = tx.prunedCommits(); return err }); err != nil {
+	var todo, later []object.Reference // later: what partial commits need, of which nothing must be there
+	err := c.s.View(func(tx *Tx) (err error) {
+		if c.pruned, err = tx.prunedCommits(); err == nil {
+			c.partial, err = tx.partialCommits()
+		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	for _, t := range c.tips {
@@ -442,11 +450,15 @@ func (c *check) reach(ctx context.Context) error {
 			c.report.add(Problem{Object: t.id, Missing: err == nil, What: fmt.Sprintf("ref %s points to %s, which is missing", t.ref, t.id.Short())})
 			continue
 		}
-		todo = append(todo, Reference{Kind: e.kind, ID: t.id})
+		todo = append(todo, object.Reference{Kind: e.kind, ID: t.id})
 	}
-	for len(todo) > 0 {
-		r := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
+	for len(todo)+len(later) > 0 {
+		list, lax := &todo, len(todo) == 0
+		if lax {
+			list = &later
+		}
+		r := (*list)[len(*list)-1]
+		*list = (*list)[:len(*list)-1]
 		if _, ok := seen[r.ID]; ok {
 			continue
 		}
@@ -458,6 +470,9 @@ func (c *check) reach(ctx context.Context) error {
 			c.opts.Progress("reach", int64(len(seen)), int64(c.report.Objects))
 		}
 		if r.Kind == object.KindChunk {
+			if lax {
+				continue
+			}
 			if e, ok, err := c.s.lookup(r.ID); err == nil && (!ok || e.kind != r.Kind) {
 				c.report.add(Problem{
 					Object: r.ID, Kind: r.Kind.String(), Missing: true,
@@ -469,13 +484,20 @@ func (c *check) reach(ctx context.Context) error {
 		plain, err := c.s.load(ctx, r.Kind, r.ID, c.s.lookup)
 		if err == nil {
 			_, pruned := c.pruned[r.ID]
-			err = References(r.Kind, plain, func(r Reference) {
-				if !pruned || r.Kind == object.KindCommit {
+			_, partial := c.partial[r.ID]
+			err = object.References(r.Kind, plain, func(r object.Reference) {
+				switch {
+				case r.Kind == object.KindCommit:
+					todo = append(todo, r)
+				case pruned:
+				case partial || lax:
+					later = append(later, r)
+				default:
 					todo = append(todo, r)
 				}
 			})
 		}
-		if err != nil {
+		if err != nil && !(lax && isUnknown(err)) {
 			c.report.add(Problem{Object: r.ID, Kind: r.Kind.String(), Missing: isUnknown(err), What: err.Error()})
 		}
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -127,7 +128,7 @@ func (g *collection) markRoots(ctx context.Context, tx *Tx) error {
 			return err
 		}
 	}
-	return nil
+	return g.mark.rest(ctx)
 }
 
 func (g *collection) progress(n int64) { g.opts.Progress("mark", n, 0) }
@@ -177,8 +178,11 @@ func (g *collection) sweep(ctx context.Context) error {
 				}
 			}
 		}
+		if err := g.mark.rest(ctx); err != nil {
+			return err
+		}
 		g.dead = slices.DeleteFunc(g.dead, g.mark.has)
-		if err := tx.hollowOut(g.mark); err != nil {
+		if err := errors.Join(tx.hollowOut(g.mark), tx.dropPartial(g.mark)); err != nil {
 			return err
 		}
 		return g.remove(tx)
@@ -264,6 +268,10 @@ type marker struct {
 	bare   map[object.ID]struct{} // pruned commits: the record alone, and the parents
 	pruned map[object.ID]string
 	todo   []visit
+
+	// What partial commits need is marked last, when all that must be there has been: of it, much may be missing.
+	partial map[object.ID]struct{}
+	later   []visit
 }
 
 // visit is an object to be looked into. Of a bare one, a pruned commit, only parents count.
@@ -271,6 +279,37 @@ type visit struct {
 	kind object.Kind
 	id   object.ID
 	bare bool
+}
+
+// rest marks what there is of what partial commits need. What is missing may come at any time, so it is looked for again
+// each time.
+func (m *marker) rest(ctx context.Context) error {
+	var missing []visit
+	for len(m.later) > 0 {
+		v := m.later[len(m.later)-1]
+		m.later = m.later[:len(m.later)-1]
+		m.seen[v.id] = struct{}{}
+		if v.kind == object.KindChunk {
+			continue
+		}
+		err := m.visitWith(ctx, v, func(kind object.Kind, id object.ID) {
+			if _, ok := m.seen[id]; !ok {
+				m.later = append(m.later, visit{kind: kind, id: id})
+			}
+		})
+		switch {
+		case isUnknown(err):
+			missing = append(missing, v)
+		case err != nil:
+			return errs.WithHint(errs.New(errs.KindOf(err), "%s %s must be kept and cannot be read: %w", v.kind, v.id.Short(), err),
+				"run 'dm fsck'")
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	m.later = missing
+	return nil
 }
 
 func newMarker(s *Store) *marker {
@@ -337,6 +376,20 @@ func (m *marker) push(kind object.Kind, id object.ID, bare bool) {
 }
 
 func (m *marker) visit(ctx context.Context, v visit) error {
+	return m.visitWith(ctx, v, func(kind object.Kind, id object.ID) {
+		if v.bare {
+			return
+		}
+		if _, ok := m.partial[v.id]; ok {
+			m.later = append(m.later, visit{kind: kind, id: id})
+		} else {
+			m.push(kind, id, false)
+		}
+	})
+}
+
+// visitWith marks the parents of a commit and calls fn for what else an object needs.
+func (m *marker) visitWith(ctx context.Context, v visit, fn func(kind object.Kind, id object.ID)) error {
 	plain, ok := m.s.cache.get(v.kind, v.id)
 	if !ok {
 		var err error
@@ -344,12 +397,12 @@ func (m *marker) visit(ctx context.Context, v visit) error {
 			return err
 		}
 	}
-	return References(v.kind, plain, func(r Reference) {
+	return object.References(v.kind, plain, func(r object.Reference) {
 		if r.Kind == object.KindCommit {
 			_, pruned := m.pruned[r.ID]
 			m.push(r.Kind, r.ID, pruned)
-		} else if !v.bare {
-			m.push(r.Kind, r.ID, false)
+		} else {
+			fn(r.Kind, r.ID)
 		}
 	})
 }

@@ -170,7 +170,7 @@ func (m *gcModel) reach(t *rapid.T) (full, bare map[object.ID]object.Kind) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = References(object.KindCommit, plain, func(r Reference) {
+		err = object.References(object.KindCommit, plain, func(r object.Reference) {
 			if r.Kind != object.KindCommit {
 				if err := reach(context.Background(), m.s, r.Kind, r.ID, full); err != nil {
 					t.Fatal(err)

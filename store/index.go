@@ -168,7 +168,7 @@ func (s *Store) lookupIn(id object.ID, buckets ...string) (e entry, ok bool, err
 	return e, ok, nil
 }
 
-// Has says whether the store has an object. A pruned commit whose content is gone it has not.
+// Has says whether the store has an object. A pruned commit whose content is gone it has not, nor a partial one.
 func (s *Store) Has(id object.ID) (has bool, err error) {
 	err = s.view(func(tx *bbolt.Tx) error {
 		v := tx.Bucket([]byte(bucketObjects)).Get(id[:])
@@ -176,7 +176,7 @@ func (s *Store) Has(id object.ID) (has bool, err error) {
 			return nil
 		}
 		e, err := decodeEntry(v)
-		has = err == nil && !isHollow(tx, id, &e)
+		has = err == nil && !isHollow(tx, id, &e) && !isPartial(tx, id, &e)
 		return err
 	})
 	if err != nil {

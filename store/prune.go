@@ -74,6 +74,9 @@ func (tx *Tx) revive(id object.ID) error {
 
 // refill notes that the content of a commit is there again.
 func (tx *Tx) refill(id object.ID) error {
+	if err := tx.SetWhole(id); err != nil {
+		return err
+	}
 	if !tx.Pruned(id) || tx.err != nil {
 		return tx.err
 	}
@@ -137,6 +140,9 @@ func (m *marker) loadPruned(tx *Tx) (revived []object.ID, err error) {
 		return nil, err
 	}
 	m.pruned = now
+	if m.partial, err = tx.partialCommits(); err != nil {
+		return nil, err
+	}
 	for id := range maps.Keys(m.bare) {
 		if _, ok := now[id]; !ok {
 			revived = append(revived, id)

@@ -112,8 +112,8 @@ func reach(ctx context.Context, src object.Source, kind object.Kind, id object.I
 		return fmt.Errorf("%s %s has other bytes", kind, id.Short())
 	}
 	set[id] = kind
-	var next []Reference
-	if err := References(kind, plain, func(r Reference) { next = append(next, r) }); err != nil {
+	var next []object.Reference
+	if err := object.References(kind, plain, func(r object.Reference) { next = append(next, r) }); err != nil {
 		return err
 	}
 	for _, r := range next {

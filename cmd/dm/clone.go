@@ -23,6 +23,7 @@ func newClone(a *app) *cobra.Command {
 		ValidArgsFunction: a.completeRemotes,
 	}
 	c.travel.register(cmd)
+	cmd.Flags().BoolVar(&c.lazy, "lazy", false, "usable at once: data comes when it is read; 'dm pull --complete' fetches the rest")
 	cmd.Flags().StringVar(&c.local, "local-name", "", "the `DOT`'s name here (default: the same, in your own namespace)")
 	return cmd
 }

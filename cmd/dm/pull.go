@@ -31,6 +31,7 @@ func newPull(a *app) *cobra.Command {
 	c.travel.register(cmd)
 	cmd.Flags().StringVar(&c.name, "remote-name", "", "the `NAMESPACE/DOT` to pull from (default: where it came from or went before)")
 	cmd.Flags().BoolVar(&c.all, "all", false, "all branches and tags of the remote's dot")
+	cmd.Flags().BoolVar(&c.complete, "complete", false, "also fetch all that a lazy clone has left at the remote")
 	cmd.Flags().BoolVar(&c.stash, "stash-on-divergence", false, "where the two have diverged, keep this machine's commits as another branch")
 	return cmd
 }

@@ -70,6 +70,9 @@ func tellTravel(w io.Writer, begins string, item api.Travel) (err error) {
 
 // summary says what traveled.
 func summary(traveled string, r api.TransferResult) string {
+	if r.Lazy {
+		return fmt.Sprintf("%s %s in %s objects; the rest comes when it is read", traveled, decimal(r.Bytes), humanize.Comma(r.Objects))
+	}
 	if r.Objects == 0 {
 		return traveled + " nothing: all of it was there"
 	}

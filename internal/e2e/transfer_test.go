@@ -28,7 +28,12 @@ func fill(t *testing.T, path string, n int) {
 // same compares what two machines show of a dot, times and owners included.
 func sameDot(t *testing.T, what string, a, b *server, dot string) {
 	t.Helper()
-	take := func(s *server) tree.Snapshot {
+	sameDots(t, what, a, dot, b, dot)
+}
+
+func sameDots(t *testing.T, what string, a *server, dotA string, b *server, dotB string) {
+	t.Helper()
+	take := func(s *server, dot string) tree.Snapshot {
 		root, err := filepath.EvalSymlinks(s.dm("path", dot))
 		if err != nil {
 			t.Fatal(err)
@@ -39,7 +44,7 @@ func sameDot(t *testing.T, what string, a, b *server, dot string) {
 		}
 		return all
 	}
-	want, got := take(a), take(b)
+	want, got := take(a, dotA), take(b, dotB)
 	if diff := tree.Diff(want, got, 5); len(diff) > 0 {
 		t.Errorf("%s: the other machine has something else:\n%s", what, strings.Join(diff, "\n"))
 	}

@@ -174,7 +174,7 @@ func verify(src object.Source, tip object.ID) (int, error) {
 		if object.Sum(w.Kind, b) != w.ID {
 			return 0, fmt.Errorf("%s %s has other bytes", w.Kind, w.ID.Short())
 		}
-		err = remote.References(w.Kind, b, func(r remote.Want) { stack = append(stack, r) })
+		err = object.References(w.Kind, b, func(r object.Reference) { stack = append(stack, remote.Want{Kind: r.Kind, ID: r.ID}) })
 		if err != nil {
 			return 0, err
 		}
