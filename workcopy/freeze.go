@@ -418,6 +418,7 @@ func (f *File) readFrozen(p []byte, off uint64) error {
 	f.f.mu.Lock()
 	taken := f.f.file
 	f.f.mu.Unlock()
+	f.pause()
 	var err error
 	if taken != nil {
 		err = preadFull(int(taken.Fd()), p, int64(off))
@@ -427,6 +428,7 @@ func (f *File) readFrozen(p []byte, off uint64) error {
 	if err != nil {
 		return err
 	}
+	f.pause()
 	f.f.mu.Lock()
 	defer f.f.mu.Unlock()
 	if f.f.failure != nil {
@@ -453,17 +455,26 @@ func (f *File) readFrozen(p []byte, off uint64) error {
 	return nil
 }
 
+func (f *File) pause() {
+	if fn := f.s.c.cfg.pause; fn != nil {
+		fn()
+	}
+}
+
 // readClean reads bytes that are as committed: from the backing file if they are there and nobody has changed them since
 // the cut, else from the store.
 func (f *File) readClean(p []byte, off uint64) error {
 	if f.clean(off, off+uint64(len(p))) {
+		f.pause()
 		if err := f.n.file.readAt(p, int64(off)); err != nil {
 			return err
 		}
+		f.pause()
 		if f.clean(off, off+uint64(len(p))) {
 			return nil
 		}
 	}
+	f.pause()
 	got, err := readPiece(context.Background(), f.s.c.cfg.Source, f.base, off, off+uint64(len(p)))
 	if err != nil {
 		return err

@@ -134,4 +134,6 @@ type Config struct {
 	ReadOnly bool
 
 	tick time.Duration // of the background work; 0: syncEvery. For tests.
+	// pause is called at each moment of a frozen file's reading between which others may change the file. For tests.
+	pause func()
 }
