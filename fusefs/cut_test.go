@@ -38,6 +38,7 @@ func helpers() map[string]func(args []string) error {
 		"poll":       func(a []string) error { return poll(a[0]) },
 		"write-many": func(a []string) error { return writeMany(a[0]) },
 		"sync-loop":  func(a []string) error { return syncLoop(a[0]) },
+		"deed":       func(a []string) error { return doDeed(a[0], a[1]) },
 	}
 }
 
