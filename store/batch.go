@@ -162,16 +162,12 @@ func (b *Batch) state() error {
 // encode makes the record of an object, a delta where that is worth it.
 func (b *Batch) encode(ctx context.Context, buf []byte, kind object.Kind, id object.ID, plain []byte, old object.ID) ([]byte, entry) {
 	if base := b.base(ctx, kind, old, len(plain)); base.limit > 0 && base.id != id {
-		// What stayed in its place makes the smaller delta in a tenth of the time.
-		rec, h, ok := b.s.codec.AppendDelta(buf, kind, id, plain, base.id, base.plain, base.limit)
-		if !ok && pack.Similar(plain, base.plain) {
-			rec, h, ok = b.s.codec.AppendDict(buf, kind, id, plain, base.id, base.plain, base.limit)
-		}
-		if ok {
-			e := entryOf(&h)
+		rec, h := b.s.codec.AppendOver(buf, kind, id, plain, base.id, base.plain, base.limit)
+		e := entryOf(&h)
+		if h.Encoding.HasBase() {
 			e.depth = base.depth + 1
-			return rec, e
 		}
+		return rec, e
 	}
 	rec, h := b.s.codec.Append(buf, kind, id, plain)
 	return rec, entryOf(&h)

@@ -12,6 +12,7 @@
 //	stack.go      part "stack": commits and restores of databases, beside restic and borg
 //	backup.go     restic, borg and dm as three ways to keep the same files
 //	change.go     making one tree of files equal to another by writing what differs
+//	deltas.go     part "deltas": ways to store what changed
 //	files.go      part "files": one file touched in dots of many files
 //	dirty.go      part "dirty": few bytes changed in large files
 //	fs.go         part "fs": the volume as a filesystem: its targets and fio
@@ -44,6 +45,7 @@ type options struct {
 
 	sysbenchRows, pgScale, redisKeys int
 	commits                          int
+	versions                         string
 
 	fileCounts string
 	largeGB    string
@@ -70,6 +72,7 @@ func (o *options) register(f *flag.FlagSet) {
 	f.IntVar(&o.pgScale, "pgbench-scale", 20, "pgbench's scale")
 	f.IntVar(&o.redisKeys, "redis-keys", 400000, "keys of 100 bytes in Redis")
 	f.IntVar(&o.commits, "commits", 50, "commits in a row")
+	f.StringVar(&o.versions, "versions", "", "DIR,DIR: two versions of files for part deltas, in place of running databases")
 	f.StringVar(&o.fileCounts, "files", "1000,50000,200000,500000", "numbers of files in a dot")
 	f.StringVar(&o.largeGB, "large-gb", "1,10", "sizes of the files in which few bytes change")
 	f.StringVar(&o.dirtyMB, "dirty-mb", "1,10,100", "how many MB of them change")
@@ -92,6 +95,7 @@ type part struct {
 func parts() []part {
 	return []part{
 		{"stack", 45 * time.Minute, stack},
+		{"deltas", 20 * time.Minute, deltas},
 		{"files", 30 * time.Minute, files},
 		{"dirty", 20 * time.Minute, dirty},
 		{"fs", 90 * time.Minute, filesystems},

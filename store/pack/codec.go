@@ -1,6 +1,7 @@
 package pack
 
 import (
+	"encoding/binary"
 	"runtime"
 	"sync"
 
@@ -26,6 +27,7 @@ const (
 // per core, so that its memory does not grow with the number of callers.
 type Codec struct {
 	enc     *zstd.Encoder
+	small   *zstd.Encoder // for what is worth more time
 	dec     *zstd.Decoder
 	dictEnc chan *zstd.Encoder // idle ones; nil where one is still to be made
 	dictDec chan *zstd.Decoder
@@ -36,6 +38,8 @@ type Codec struct {
 type scratch struct {
 	runs []run
 	lits []byte
+	body []byte
+	try  []byte
 }
 
 // NewCodec returns a codec. Close it when no call is running any more.
@@ -45,11 +49,15 @@ func NewCodec(level Level) (*Codec, error) {
 	if err != nil {
 		return nil, err
 	}
+	small, err := zstd.NewWriter(nil, encoderOptions(Small, n)...)
+	if err != nil {
+		return nil, err
+	}
 	dec, err := zstd.NewReader(nil, decoderOptions(n)...)
 	if err != nil {
 		return nil, err
 	}
-	c := &Codec{enc: enc, dec: dec, dictEnc: make(chan *zstd.Encoder, n), dictDec: make(chan *zstd.Decoder, n)}
+	c := &Codec{enc: enc, small: small, dec: dec, dictEnc: make(chan *zstd.Encoder, n), dictDec: make(chan *zstd.Decoder, n)}
 	for range n {
 		e, err := zstd.NewWriter(nil, encoderOptions(level, 1)...)
 		if err != nil {
@@ -74,9 +82,13 @@ func encoderOptions(level Level, n int) []zstd.EOption {
 	}
 	return []zstd.EOption{
 		zstd.WithEncoderLevel(l), zstd.WithEncoderConcurrency(n), zstd.WithEncoderCRC(false),
-		zstd.WithWindowSize(object.MaxSize),
+		zstd.WithWindowSize(window),
 	}
 }
+
+// window is how far back an encoder looks, in bytes: as far as two of the largest chunks. What it remembers takes a few times
+// as much memory, in each encoder that has a dictionary.
+const window = 512 << 10
 
 // The limit to the capacity of the target is what keeps a small frame from becoming a gigabyte.
 func decoderOptions(n int) []zstd.DOption {
@@ -89,6 +101,7 @@ func decoderOptions(n int) []zstd.DOption {
 // Close frees the codec's memory.
 func (c *Codec) Close() {
 	c.enc.Close()
+	c.small.Close()
 	c.dec.Close()
 	for range cap(c.dictEnc) {
 		(<-c.dictEnc).Close()
@@ -98,11 +111,30 @@ func (c *Codec) Close() {
 
 // Append appends the record of an object that stands alone: compressed, or raw where that gains less than a sixteenth.
 func (c *Codec) Append(dst []byte, kind object.Kind, id object.ID, plain []byte) ([]byte, Head) {
+	return appendAlone(c.enc, dst, kind, id, plain)
+}
+
+// AppendOver appends the record of an object that takes the place of another: against that as base, if its payload then has
+// at most limit bytes, and otherwise alone, with more time spent than by Append. For what changes from commit to commit is
+// little, beside what is there, and is what stores grow by.
+func (c *Codec) AppendOver(dst []byte, kind object.Kind, id object.ID, plain []byte, baseID object.ID, base []byte, limit int) ([]byte, Head) {
+	// What stayed in its place makes the smaller delta in a tenth of the time.
+	rec, h, ok := c.AppendDelta(dst, kind, id, plain, baseID, base, limit)
+	if !ok && Similar(plain, base) {
+		rec, h, ok = c.AppendDict(dst, kind, id, plain, baseID, base, limit)
+	}
+	if ok {
+		return rec, h
+	}
+	return appendAlone(c.small, dst, kind, id, plain)
+}
+
+func appendAlone(e *zstd.Encoder, dst []byte, kind object.Kind, id object.ID, plain []byte) ([]byte, Head) {
 	start := len(dst)
 	var room [HeadLen]byte
 	dst = append(dst, room[:]...)
 	h := Head{Kind: kind, Encoding: Zstd, PlainLen: len(plain), ID: id}
-	dst = c.enc.EncodeAll(plain, dst)
+	dst = e.EncodeAll(plain, dst)
 	if len(dst)-start-HeadLen >= len(plain)-len(plain)/16 {
 		h.Encoding = Raw
 		dst = append(dst[:start+HeadLen], plain...)
@@ -119,8 +151,8 @@ func finish(dst []byte, start int, h *Head) []byte {
 	return dst
 }
 
-// zstdLits is from how many bytes of literals on compressing them is tried.
-const zstdLits = 128
+// zstdLits is from how many bytes of runs and literals on compressing them is tried.
+const zstdLits = 64
 
 // AppendDelta appends the record of an object as a delta against base, if its payload then has at most limit bytes;
 // otherwise it returns dst as it was, and false.
@@ -138,21 +170,34 @@ func (c *Codec) AppendDelta(dst []byte, kind object.Kind, id object.ID, plain []
 	start := len(dst)
 	var room [MaxHeadLen]byte
 	dst = append(dst, room[:]...)
-	h := Head{Kind: kind, Encoding: Delta, PlainLen: len(plain), ID: id, Base: baseID}
-	dst = appendRuns(dst, 0, s.runs)
-	lits := len(dst)
-	if len(s.lits) >= zstdLits {
-		dst = c.enc.EncodeAll(s.lits, dst)
-	}
-	if n := len(dst) - lits; n > 0 && n < len(s.lits)-len(s.lits)/16 {
-		dst[start+MaxHeadLen] |= flagZstd
-	} else {
-		dst = append(dst[:lits], s.lits...)
-	}
+	dst = c.appendDelta(dst, s, base)
 	if len(dst)-start-MaxHeadLen > limit {
 		return dst[:start], Head{}, false
 	}
+	h := Head{Kind: kind, Encoding: Delta, PlainLen: len(plain), ID: id, Base: baseID}
 	return finish(dst, start, &h), h, true
+}
+
+// appendDelta appends the smallest form of a diff: as it is, compressed, or compressed with the differences to the base's bytes
+// in place of the bytes. These win where the same was done to much of the base, such as the bits that PostgreSQL sets in
+// each row, and lose where one text took another's place.
+func (c *Codec) appendDelta(dst []byte, s *scratch, base []byte) []byte {
+	s.body = append(appendRuns(s.body[:0], s.runs), s.lits...)
+	start := len(dst)
+	dst = append(append(dst, 0), s.body...)
+	if len(s.body) < zstdLits {
+		return dst
+	}
+	for _, flags := range []byte{flagBody, flagBody | flagXOR} {
+		if flags&flagXOR != 0 {
+			xorLits(s.body[len(s.body)-len(s.lits):], s.runs, base)
+		}
+		s.try = binary.AppendUvarint(append(s.try[:0], flags), uint64(len(s.body)))
+		if s.try = c.enc.EncodeAll(s.body, s.try); len(s.try) < len(dst)-start {
+			dst = append(dst[:start], s.try...)
+		}
+	}
+	return dst
 }
 
 // AppendDict appends the record of an object as a zstd frame with base as dictionary, if its payload then has at most
@@ -205,7 +250,11 @@ func (c *Codec) DecodeOver(r *Record, base []byte) ([]byte, error) {
 	case Zstd:
 		return decodeAll(c.dec, r.Payload, r.PlainLen)
 	case Delta:
-		flags, runs, count, litLen, lits, err := splitDelta(r.Payload, r.PlainLen)
+		flags, body, err := c.deltaBody(r.Payload)
+		if err != nil {
+			return nil, err
+		}
+		runs, count, litLen, lits, err := splitDelta(body, r.PlainLen)
 		if err != nil {
 			return nil, err
 		}
@@ -214,7 +263,7 @@ func (c *Codec) DecodeOver(r *Record, base []byte) ([]byte, error) {
 				return nil, err
 			}
 		}
-		return apply(r.PlainLen, base, runs, count, lits)
+		return apply(r.PlainLen, base, runs, count, lits, flags&flagXOR != 0)
 	case Dict:
 		d := <-c.dictDec
 		defer func() { c.dictDec <- d }()
@@ -224,6 +273,26 @@ func (c *Codec) DecodeOver(r *Record, base []byte) ([]byte, error) {
 		return decodeAll(d, r.Payload, r.PlainLen)
 	}
 	return nil, errs.New(errs.Damaged, "record %s has unknown encoding %d", r.ID.Short(), r.Encoding)
+}
+
+// deltaBody returns a delta's flags and what is behind them, decompressed if it is compressed as a whole.
+func (c *Codec) deltaBody(payload []byte) (flags byte, body []byte, err error) {
+	if len(payload) == 0 {
+		return 0, nil, errs.New(errs.Damaged, "delta: empty")
+	}
+	flags, body = payload[0], payload[1:]
+	if flags&^(flagZstd|flagXOR|flagBody) != 0 || flags&flagZstd != 0 && flags&flagBody != 0 {
+		return 0, nil, errs.New(errs.Damaged, "delta: unknown flags %#x", flags)
+	}
+	if flags&flagBody == 0 {
+		return flags, body, nil
+	}
+	n, k := uvarint(body, MaxPayload)
+	if k == 0 {
+		return 0, nil, errs.New(errs.Damaged, "delta: bad length")
+	}
+	body, err = decodeAll(c.dec, body[k:], n)
+	return flags, body, err
 }
 
 func decodeAll(d *zstd.Decoder, frame []byte, n int) ([]byte, error) {

@@ -2,6 +2,7 @@ package pack
 
 import (
 	"bytes"
+	"crypto/subtle"
 	"encoding/binary"
 	"math/bits"
 
@@ -33,8 +34,12 @@ func Similar(plain, base []byte) bool {
 // minCopy is the shortest equal stretch that ends a run of literals: a run takes two to four bytes itself.
 const minCopy = 8
 
-// flagZstd marks a delta whose literals are a zstd frame.
-const flagZstd = 1
+// The flags of a delta.
+const (
+	flagZstd = 1 << iota // the literals are one zstd frame; written by older versions
+	flagXOR              // literals are XORed with the base's bytes at their places, as far as it has some
+	flagBody             // what is behind the flags is its plain length, as a uvarint, and one zstd frame
+)
 
 // run is a stretch kept from the base and one taken from the literals, in bytes.
 type run struct{ copy, insert int }
@@ -108,9 +113,8 @@ func different(plain, base []byte, start, n int) int {
 	return n - same
 }
 
-// appendRuns appends the front of a delta: all but the literals.
-func appendRuns(b []byte, flags byte, runs []run) []byte {
-	b = append(b, flags)
+// appendRuns appends the front of a delta's body: all but the literals.
+func appendRuns(b []byte, runs []run) []byte {
 	b = binary.AppendUvarint(b, uint64(len(runs)))
 	for _, r := range runs {
 		b = binary.AppendUvarint(b, uint64(r.copy))
@@ -119,25 +123,31 @@ func appendRuns(b []byte, flags byte, runs []run) []byte {
 	return b
 }
 
-// splitDelta takes a delta apart. lits is still compressed where flags say so. litLen is the plain length of the literals,
-// at most plainLen.
-func splitDelta(payload []byte, plainLen int) (flags byte, runs []byte, count, litLen int, lits []byte, err error) {
-	bad := func(what string) (byte, []byte, int, int, []byte, error) {
-		return 0, nil, 0, 0, nil, errs.New(errs.Damaged, "delta: %s", what)
+// xorLits XORs literals with what the base has in their places. Done twice it does nothing.
+func xorLits(lits []byte, runs []run, base []byte) {
+	pos := 0
+	for _, r := range runs {
+		pos += r.copy
+		if pos < len(base) {
+			there := lits[:min(r.insert, len(base)-pos)]
+			subtle.XORBytes(there, there, base[pos:])
+		}
+		lits = lits[r.insert:]
+		pos += r.insert
 	}
-	if len(payload) == 0 {
-		return bad("empty")
+}
+
+// splitDelta takes a delta's body apart. lits may still be compressed; litLen is the plain length of the literals, at most
+// plainLen.
+func splitDelta(body []byte, plainLen int) (runs []byte, count, litLen int, lits []byte, err error) {
+	bad := func(what string) ([]byte, int, int, []byte, error) {
+		return nil, 0, 0, nil, errs.New(errs.Damaged, "delta: %s", what)
 	}
-	flags = payload[0]
-	if flags&^flagZstd != 0 {
-		return bad("unknown flags")
-	}
-	b := payload[1:]
-	n, k := uvarint(b, plainLen)
-	if k == 0 || n > len(b)/2 {
+	n, k := uvarint(body, plainLen)
+	if k == 0 || n > len(body)/2 {
 		return bad("bad number of runs")
 	}
-	b = b[k:]
+	b := body[k:]
 	runs = b
 	pos := 0
 	for range n {
@@ -155,12 +165,13 @@ func splitDelta(payload []byte, plainLen int) (flags byte, runs []byte, count, l
 		pos += ins
 		litLen += ins
 	}
-	return flags, runs, n, litLen, b, nil
+	return runs, n, litLen, b, nil
 }
 
 // apply turns the base into the object, in the base's own memory where that is large enough: what a delta copies stays
-// where it is. runs and lits come from splitDelta, lits being plain. On an error the base is spoiled all the same.
-func apply(plainLen int, base, runs []byte, count int, lits []byte) ([]byte, error) {
+// where it is. runs and lits come from splitDelta, lits being plain, and XORed with the base where xor says so. On an error the
+// base is spoiled all the same.
+func apply(plainLen int, base, runs []byte, count int, lits []byte, xor bool) ([]byte, error) {
 	have := len(base) // bytes from here on do not come from the base
 	out := base
 	if plainLen > cap(out) {
@@ -177,7 +188,12 @@ func apply(plainLen int, base, runs []byte, count int, lits []byte) ([]byte, err
 			return nil, errs.New(errs.Damaged, "delta: a run goes beyond what there is")
 		}
 		pos += cp
-		copy(out[pos:], lits[:ins])
+		there := 0 // literals that the base has bytes for
+		if xor && pos < have {
+			there = min(ins, have-pos)
+			subtle.XORBytes(out[pos:], out[pos:pos+there], lits[:there])
+		}
+		copy(out[pos+there:], lits[there:ins])
 		pos += ins
 		lits = lits[ins:]
 	}

@@ -150,6 +150,7 @@ func TestCodecRoundTrip(t *testing.T) {
 		}
 		check(c.Append(nil, object.KindChunk, id, plain))
 		for _, limit := range []int{1, len(plain) / 8, len(plain), 1 << 30} {
+			check(c.AppendOver(nil, object.KindChunk, id, plain, baseID, base, limit))
 			if b, h, ok := c.AppendDelta(nil, object.KindChunk, id, plain, baseID, base, limit); ok {
 				check(b, h)
 				if h.PayloadLen > limit {
@@ -161,6 +162,47 @@ func TestCodecRoundTrip(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Each form of a delta is chosen where it is the smallest, comes back as it was, and is refused when its base is not the same.
+func TestDeltaForms(t *testing.T) {
+	c := testCodec(t)
+	base := random(1, 64<<10)
+	for name, f := range map[string]struct {
+		flags byte
+		most  int
+		edit  func(p []byte)
+	}{
+		"a few bytes":                 {0, 40, func(p []byte) { copy(p[1000:], "a few bytes") }},
+		"text":                        {flagBody, 200, func(p []byte) { copy(p[1000:], bytes.Repeat([]byte("text "), 1000)) }},
+		"the same bit in all rows":    {flagBody | flagXOR, 100, func(p []byte) { flip(p, 100) }},
+		"that, and it becomes longer": {flagBody | flagXOR, 100, func(p []byte) { flip(p[:60<<10], 100); p[len(p)-1] ^= 1 }},
+	} {
+		plain := bytes.Clone(base)
+		f.edit(plain)
+		if name == "that, and it becomes longer" {
+			plain = append(plain, make([]byte, 500)...)
+		}
+		b, h, ok := c.AppendDelta(nil, object.KindChunk, object.ID{2}, plain, object.ID{1}, base, 32<<10)
+		if !ok || b[h.Len()] != f.flags || h.PayloadLen > f.most {
+			t.Errorf("%s: flags %d, %d bytes, %v", name, b[h.Len()], h.PayloadLen, ok)
+			continue
+		}
+		rec, err := ParseRecord(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.Decode(&rec, base); err != nil || !bytes.Equal(got, plain) {
+			t.Errorf("%s: comes back as something else: %v", name, err)
+		}
+	}
+}
+
+// flip changes one bit in every row of so many bytes.
+func flip(p []byte, row int) {
+	for i := 0; i < len(p); i += row {
+		p[i] ^= 4
+	}
 }
 
 // Equal content, all in place, makes a delta of next to nothing.
@@ -345,7 +387,7 @@ func TestBombs(t *testing.T) {
 		t.Errorf("%v allocations", allocs)
 	}
 	for _, payload := range []string{
-		"", "\x00", "\x02\x01\x00\x01x", "\x00\x01\x00\x02x", "\x00\x01\xff\xff\xff\xff\x7f\x01x",
+		"", "\x00", "\x08\x01\x00\x01x", "\x05\x01\x00\x01x", "\x04\xff\xff\xff\xff\x0f", "\x04\x04\x01\x00\x01x", "\x00\x01\x00\x02x", "\x00\x01\xff\xff\xff\xff\x7f\x01x",
 		"\x00\xff\xff\xff\xff\x0f", "\x00\x01\x05\x01xy", "\x00\x80\x00", "\x01\x01\x00\x01x",
 	} {
 		rec := Record{Head{Kind: object.KindChunk, Encoding: Delta, PlainLen: 10, ID: object.ID{1}}, []byte(payload)}
