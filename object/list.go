@@ -101,12 +101,13 @@ func DecodeList(b []byte) (*List, error) {
 
 // listShape cuts lists on average every 128 spans, where the last bits of an ID are zero.
 func listShape(ctx context.Context, src Source, sink Sink, cut Cut) shape[Span] {
+	var olds oldLists
 	return shape[Span]{
 		closes: func(_ int, s Span) bool { return !s.ID.IsZero() && s.ID[IDSize-1]&127 == 0 },
 		weight: func(Span) int { return IDSize + 4 },
 		seal: func(level int, spans []Span) (Span, error) {
 			l := &List{Level: uint8(level + 1), Cut: cut, Spans: spans}
-			id, err := sink.Put(ctx, KindList, l.Encode())
+			id, err := putOver(ctx, sink, KindList, l.Encode(), olds.like(level+1, spans))
 			return Span{l.Size(), id}, err
 		},
 		open: func(level int, s Span) ([]Span, error) {
@@ -114,9 +115,59 @@ func listShape(ctx context.Context, src Source, sink Sink, cut Cut) shape[Span] 
 			if err != nil {
 				return nil, err
 			}
+			olds.opened(level, s.ID, l.Spans)
 			return l.Spans, nil
 		},
 	}
+}
+
+// oldLists is the two lists of each level that were opened last: what stands in the place of a list that is being made is
+// one of them.
+type oldLists [][2]oldList
+
+type oldList struct {
+	id    ID
+	spans []Span
+}
+
+func (o *oldLists) opened(level int, id ID, spans []Span) {
+	for len(*o) <= level {
+		*o = append(*o, [2]oldList{})
+	}
+	l := &(*o)[level]
+	l[0], l[1] = oldList{id, spans}, l[0]
+}
+
+// like returns the one of them that has at least half of the spans in the same places, or the zero ID.
+func (o *oldLists) like(level int, spans []Span) (id ID) {
+	if level >= len(*o) {
+		return id
+	}
+	most := len(spans) / 2
+	for _, old := range (*o)[level] {
+		same := 0
+		for i := range min(len(spans), len(old.spans)) {
+			if spans[i] == old.spans[i] {
+				same++
+			}
+		}
+		if same > most {
+			most, id = same, old.id
+		}
+	}
+	return id
+}
+
+// overSink is an optional power of a Sink: it is told which object stood in the same place before, and may store less then.
+type overSink interface {
+	PutOver(ctx context.Context, kind Kind, plain []byte, old ID) (ID, error)
+}
+
+func putOver(ctx context.Context, sink Sink, kind Kind, plain []byte, old ID) (ID, error) {
+	if over, ok := sink.(overSink); ok && !old.IsZero() {
+		return over.PutOver(ctx, kind, plain, old)
+	}
+	return sink.Put(ctx, kind, plain)
 }
 
 func openList(ctx context.Context, src Source, level int, s Span) (*List, error) {

@@ -346,6 +346,10 @@ func (b *Batch) enter(tx *Tx, stats *Stats) error {
 		return err
 	}
 	// Keys in order spare the B+ tree from splitting and rebalancing here and there.
+	if k, _ := objects.Cursor().First(); k == nil {
+		// Pages that are not quite full have room for the next commits' objects, whose ids fall anywhere among these.
+		objects.FillPercent = bulkFill
+	}
 	order := make([]int32, len(b.items))
 	for i := range order {
 		order[i] = int32(i)
@@ -372,6 +376,9 @@ func (b *Batch) enter(tx *Tx, stats *Stats) error {
 	}
 	return nil
 }
+
+// bulkFill is how full the index's pages are made by a batch that is the first.
+const bulkFill = 0.8
 
 // setDepths corrects the depths of deltas in chains with an object that another batch has brought in meanwhile. Bases come
 // before what needs them.
