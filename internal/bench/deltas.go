@@ -42,8 +42,12 @@ func deltas(ctx context.Context, l *lab, r *record) error {
 	}
 	defer closeWays()
 	cuts := []cutting{
-		{"fixed 16 KiB", fixedCuts(16 << 10)}, {"fixed 32 KiB", fixedCuts(32 << 10)}, {"fixed 64 KiB", fixedCuts(64 << 10)},
-		{"fixed 128 KiB", fixedCuts(128 << 10)}, {"fixed 256 KiB", fixedCuts(256 << 10)}, {"content-defined", gearCuts},
+		{"fixed 16 KiB", fixedCuts(16 << 10)},
+		{"fixed 32 KiB", fixedCuts(32 << 10)},
+		{"fixed 64 KiB", fixedCuts(64 << 10)},
+		{"fixed 128 KiB", fixedCuts(128 << 10)},
+		{"fixed 256 KiB", fixedCuts(256 << 10)},
+		{"content-defined", gearCuts},
 	}
 	var rows [][]string
 	for _, c := range cuts {
