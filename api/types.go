@@ -428,6 +428,8 @@ type FsckRequest struct {
 	Quick bool `json:"quick"` // not every chunk: the index, sizes, trees and commits
 	// Repair takes damaged objects out of the index, so that the next commit or pull that has them stores them again.
 	Repair bool `json:"repair"`
+	// RepairFrom is a remote from which damaged and missing objects are fetched after that; nil: none is.
+	RepairFrom *Remote `json:"repair_from,omitempty"`
 }
 
 // FsckResult says what was verified and found. Damage is no error of the operation.
@@ -441,6 +443,7 @@ type FsckResult struct {
 	Truncated bool       `json:"truncated"` // there is more than these lists say
 	PutAside  int64      `json:"put_aside"` // objects taken out of the index by a repair
 	Recovered int64      `json:"recovered"` // objects of which a repair found a whole copy
+	Fetched   int64      `json:"fetched"`   // objects that a repair got from a remote
 }
 
 // Damage is one thing that is wrong in the store.

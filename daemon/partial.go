@@ -50,11 +50,15 @@ func (s *server) whole(ids []object.ID) ([]object.ID, error) {
 type lazyLocal struct {
 	remote.Local
 	src object.Source
+	has func(object.ID) (bool, error)
 }
 
 func (l lazyLocal) Get(ctx context.Context, kind object.Kind, id object.ID) ([]byte, error) {
 	return l.src.Get(ctx, kind, id)
 }
+
+// Has says that a partial commit is here: what it needs can be read.
+func (l lazyLocal) Has(id object.ID) (bool, error) { return l.has(id) }
 
 // completeTries is how often a dot is completed that gets more commits meanwhile.
 const completeTries = 5

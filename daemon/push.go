@@ -107,7 +107,7 @@ func (p *pushing) begin(ctx context.Context, out *api.Stream) (err error) {
 	}
 	if p.local = p.s.local(); info.Lazy {
 		p.lazy = true
-		p.local = lazyLocal{p.local, p.s.faults}
+		p.local = lazyLocal{p.local, p.s.faults, func(id object.ID) (bool, error) { return p.s.dots.HasRecord(ctx, id) }}
 	}
 	to := p.u.Remote + ":" + p.u.Name
 	p.t = p.s.transfers.begin(out, api.Transfer{Verb: "push", Dot: p.n.DotName(), Remote: to}, "pushing")

@@ -146,13 +146,20 @@ func storeProgress(out *api.Stream) func(phase string, done, total int64) {
 
 // fsck verifies the store and says in users' words what damage costs them.
 func (s *server) fsck(ctx context.Context, req api.FsckRequest, out *api.Stream) (api.FsckResult, error) {
-	report, err := s.store.Fsck(ctx, store.FsckOptions{Quick: req.Quick, Repair: req.Repair, Progress: storeProgress(out)})
+	var report *store.Report
+	var fetched int64
+	var err error
+	if req.RepairFrom != nil {
+		report, fetched, err = s.repairFrom(ctx, req, storeProgress(out))
+	} else {
+		report, err = s.store.Fsck(ctx, store.FsckOptions{Quick: req.Quick, Repair: req.Repair, Progress: storeProgress(out)})
+	}
 	if err != nil {
 		return api.FsckResult{}, err
 	}
 	r := api.FsckResult{
 		Objects: int64(report.Objects), Reachable: int64(report.Reachable), Bytes: report.Bytes, Packs: report.Packs,
-		Truncated: report.Truncated, PutAside: int64(report.PutAside), Recovered: int64(report.Recovered),
+		Truncated: report.Truncated, PutAside: int64(report.PutAside), Recovered: int64(report.Recovered), Fetched: fetched,
 		Damaged: []api.Damage{}, Affected: []api.Affected{},
 	}
 	for _, p := range report.Problems {

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"dm/internal/errs"
 	"dm/object"
 	"dm/store/pack"
 )
@@ -87,6 +88,12 @@ func (s *sender) run(ctx context.Context, tips, haves []object.ID) error {
 		return err
 	}
 	for _, id := range missing {
+		if ok, err := s.local.Has(id); err != nil {
+			return err
+		} else if !ok {
+			return errs.WithHint(errs.New(errs.Conflict, "commit %s of the history was pruned before this remote had it: its content is gone",
+				id.Short()), "push from a machine that has it; a remote that was pushed to before the prune takes what came after it")
+		}
 		if err := s.walkCommit(ctx, id); err != nil {
 			return fmt.Errorf("walk commit %s: %w", id.Short(), err)
 		}

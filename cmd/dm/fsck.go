@@ -14,6 +14,7 @@ type fsckCmd struct {
 	listing
 	quick  bool
 	repair bool
+	from   string
 }
 
 func newFsck(a *app) *cobra.Command {
@@ -27,6 +28,8 @@ func newFsck(a *app) *cobra.Command {
 	c.listing.register(cmd)
 	cmd.Flags().BoolVar(&c.quick, "quick", false, "check the index, sizes, trees and commits, but do not read all chunks")
 	cmd.Flags().BoolVar(&c.repair, "repair", false, "put damaged objects aside, so that the next commit that has them stores them again")
+	cmd.Flags().StringVar(&c.from, "repair-from", "", "put damaged objects aside, and fetch these and missing ones from a `REMOTE`")
+	cmd.RegisterFlagCompletionFunc("repair-from", a.completeRemotes) //nolint:errcheck // fails only for a flag that does not exist
 	return cmd
 }
 
@@ -35,8 +38,17 @@ func (c *fsckCmd) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
+	req := api.FsckRequest{Quick: c.quick, Repair: c.repair}
+	if c.from != "" {
+		rem, err := c.remote(c.from)
+		if err != nil {
+			return err
+		}
+		req.Repair, req.RepairFrom = true, &rem
+		c.repair = true
+	}
 	p := newProgress(c.err)
-	r, err := server.Fsck(cmd.Context(), api.FsckRequest{Quick: c.quick, Repair: c.repair}, p.show)
+	r, err := server.Fsck(cmd.Context(), req, p.show)
 	p.end()
 	if err != nil {
 		return err
@@ -48,7 +60,9 @@ func (c *fsckCmd) run(cmd *cobra.Command, _ []string) error {
 		return nil
 	}
 	hint := "what is not listed is whole; put damaged objects aside with 'dm fsck --repair' and commit again what still has them"
-	if c.repair {
+	if c.from != "" {
+		hint = "what is not listed is whole; remote " + c.from + " does not have the rest: try another, or commit again what still has it"
+	} else if c.repair {
 		hint = "what is not listed is whole; commit again what still has the objects that were put aside"
 	}
 	return errs.WithHint(errs.New(errs.Damaged, "the store has damage in %d places", len(r.Damaged)), "%s", hint)
@@ -84,6 +98,9 @@ func (c *fsckCmd) print(r api.FsckResult) error {
 	}
 	if c.repair {
 		fmt.Fprintf(c.out, "found whole copies of %d objects, put %d aside\n", r.Recovered, r.PutAside)
+	}
+	if c.from != "" {
+		fmt.Fprintf(c.out, "fetched %d objects from %s\n", r.Fetched, c.from)
 	}
 	_, err := fmt.Fprintf(c.out, "verified %d objects, %s in %d packs: %d damaged\n",
 		r.Objects, amount(r.Bytes, true), r.Packs, len(r.Damaged))
