@@ -79,7 +79,7 @@ func (g gates) transfers() int {
 }
 
 const (
-	// maxAttempts bounds the failures that are remembered. Beyond it the oldest, and then any, are forgotten.
+	// maxAttempts bounds the failures that are remembered. Where it is reached a tenth of them are forgotten, any.
 	maxAttempts = 10000
 	// maxDoublings bounds how often the time to wait is doubled.
 	maxDoublings = 6
@@ -113,9 +113,9 @@ func (g gates) loginFailed(a attempt) {
 		f.count = 0
 	}
 	if len(g.failed) >= maxAttempts {
-		for old, f := range g.failed {
-			if time.Since(f.last) > g.limits.LoginWait || len(g.failed) >= maxAttempts {
-				delete(g.failed, old)
+		for old := range g.failed {
+			if delete(g.failed, old); len(g.failed) < maxAttempts/10*9 {
+				break
 			}
 		}
 	}

@@ -112,6 +112,10 @@ func (r *replayer) inode(f *fields) error {
 		return f.err
 	}
 	n := r.node(ino)
+	if ino == 0 || in.size > maxSize || ino == 1 && in.mode&object.ModeType != object.ModeDir ||
+		n != nil && (n.mode^in.mode)&object.ModeType != 0 {
+		return fmt.Errorf("%w: inode %d of mode %o", errRecord, ino, in.mode)
+	}
 	if n == nil {
 		n = &node{id: c.nodeID(ino), ino: ino, logged: true, inode: in}
 		switch {
@@ -153,6 +157,9 @@ func (r *replayer) base(f *fields) error {
 	if n == nil {
 		n = r.c.fromEntry(&e)
 		r.c.add(n)
+	}
+	if (n.mode^e.Mode)&object.ModeType != 0 {
+		return fmt.Errorf("%w: inode %d of mode %o came from one of mode %o", errRecord, n.ino, n.mode, e.Mode)
 	}
 	n.base, n.logged = &e, true
 	return nil
@@ -202,7 +209,7 @@ func (r *replayer) blocks(f *fields) error {
 		return f.err
 	}
 	n := r.node(ino)
-	if n == nil || n.file == nil || first+count > maxSize/BlockSize {
+	if n == nil || n.file == nil || size > maxSize || max(first, count) > maxSize/BlockSize || first+count > maxSize/BlockSize {
 		return fmt.Errorf("%w: blocks of inode %d", errRecord, ino)
 	}
 	file := n.file
