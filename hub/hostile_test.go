@@ -62,30 +62,41 @@ func (p *testPack) seal() *remote.Pack {
 }
 
 // members returns the number of a dot's members.
-func (s *served) members(t testing.TB, name string) (n int) {
+func (s *served) members(t testing.TB, name string) int {
+	t.Helper()
+	return len(s.allMembers(t, name))
+}
+
+// allMembers returns a dot's members.
+func (h *Hub) allMembers(t testing.TB, name string) map[object.ID]object.Kind {
 	t.Helper()
 	ctx := context.Background()
+	all := map[object.ID]object.Kind{}
 	var d *dotRecord
-	must(t, s.engine.look(ctx, func(a accounts) (err error) {
+	must(t, h.engine.look(ctx, func(a accounts) (err error) {
 		d, err = a.dot(name)
 		return err
 	}))
 	if d == nil {
-		return 0
+		return all
 	}
-	switch e := s.engine.(type) {
+	switch e := h.engine.(type) {
 	case *localEngine:
 		must(t, e.db.View(func(tx *bbolt.Tx) error {
-			n = members(tx, d.ID).Stats().KeyN
-			return nil
+			return members(tx, d.ID).ForEach(func(k, v []byte) error {
+				all[object.ID(k)] = object.Kind(v[0])
+				return nil
+			})
 		}))
 	case *sharedEngine:
 		sd, err := e.dot(d)
 		must(t, err)
 		must(t, refresh(ctx, sd))
-		n, _ = sd.r.Len()
+		for id, kind := range sd.r.All() {
+			all[id] = kind
+		}
 	}
-	return n
+	return all
 }
 
 // chunkRecord is a raw record of plain under another's id, or its own.

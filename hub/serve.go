@@ -53,6 +53,11 @@ func Serve(ctx context.Context, cfg ServeConfig) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
+	return h.listen(ctx, cfg)
+}
+
+// listen serves users and the administrator until ctx ends.
+func (h *Hub) listen(ctx context.Context, cfg ServeConfig) error {
 	if cfg.Listen == "" {
 		cfg.Listen = ":" + hubproto.DefaultPort
 	}

@@ -53,13 +53,15 @@ func (b *builder) seal() *Pack {
 func PackName(data []byte) object.ID { return object.ID(blake3.Sum256(data)) }
 
 // idSet remembers ids, the latest ones for certain and the others as long as there is room. It bounds memory where
-// forgetting an id costs some work and no more.
+// forgetting an id costs some work and no more. Half an id is enough: nobody can make two that have it in common.
 type idSet struct {
-	cur, prev map[object.ID]struct{}
+	cur, prev map[halfID]struct{}
 }
 
-// setSize is how many ids a set keeps for certain.
-const setSize = 1 << 19
+type halfID [object.IDSize / 2]byte
+
+// setSize is how many ids a set keeps for certain: twice as many take 18 MB.
+const setSize = 1 << 18
 
 // add says whether the id was not in the set.
 func (s *idSet) add(id object.ID) bool {
@@ -67,16 +69,17 @@ func (s *idSet) add(id object.ID) bool {
 		return false
 	}
 	if s.cur == nil || len(s.cur) >= setSize {
-		s.prev, s.cur = s.cur, map[object.ID]struct{}{}
+		s.prev, s.cur = s.cur, map[halfID]struct{}{}
 	}
-	s.cur[id] = struct{}{}
+	s.cur[halfID(id[:len(halfID{})])] = struct{}{}
 	return true
 }
 
 func (s *idSet) has(id object.ID) bool {
-	if _, ok := s.cur[id]; ok {
+	half := halfID(id[:len(halfID{})])
+	if _, ok := s.cur[half]; ok {
 		return true
 	}
-	_, ok := s.prev[id]
+	_, ok := s.prev[half]
 	return ok
 }

@@ -14,13 +14,13 @@ import (
 
 // SendOptions tune Send. The zero value is right for most.
 type SendOptions struct {
-	PackBytes int            // a pack is sent when it has this size; 0: 16 MiB
+	PackBytes int            // a pack is sent when it has this size; 0: 8 MiB
 	Parallel  int            // packs of chunks on their way at a time; 0: 2
 	Progress  func(Progress) // told now and then, never twice at a time; may be nil
 }
 
 const (
-	defaultPack     = 16 << 20
+	defaultPack     = 8 << 20
 	defaultParallel = 2
 
 	// maxChain is the longest chain of deltas made at a remote.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 
 	"dm/internal/errs"
@@ -153,6 +154,19 @@ func (r *Remote) Head(id object.ID) (h pack.Head, depth int, ok bool) {
 		h.Base = r.index.bases[l.base-1]
 	}
 	return h, int(l.depth), true
+}
+
+// All returns the objects that are known.
+func (r *Remote) All() iter.Seq2[object.ID, object.Kind] {
+	return func(yield func(object.ID, object.Kind) bool) {
+		r.refresh.RLock()
+		defer r.refresh.RUnlock()
+		for i := range r.index.locs {
+			if l := &r.index.locs[i]; !yield(l.id, object.Kind(l.kind)) {
+				return
+			}
+		}
+	}
 }
 
 // Len returns the number of objects known, each of which takes some sixty bytes of memory, and of index files.
