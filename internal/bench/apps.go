@@ -154,7 +154,7 @@ func sourceTree(ctx context.Context, l *lab) (string, error) {
 		}
 	}
 	for _, args := range [][]string{{"init", "-q"}, {"add", "-A"}, {"commit", "-q", "-m", "all"}} {
-		if _, err := l.quiet(ctx, "git", append([]string{"-C", dir}, args...)...); err != nil {
+		if _, err := l.quiet(ctx, "git", append([]string{"-C", dir, "-c", "gc.auto=0", "-c", "maintenance.auto=false"}, args...)...); err != nil {
 			return "", err
 		}
 	}
