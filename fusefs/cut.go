@@ -3,6 +3,7 @@ package fusefs
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,7 +54,9 @@ const (
 	flushRounds = 8
 	// flushEnough is when it is time to give no leases any more, flushShort when it is time to close the gate.
 	flushEnough = 10 * time.Millisecond
-	flushShort  = time.Millisecond
+	// manyHot is a number of files that takes some milliseconds to visit.
+	manyHot    = 4096
+	flushShort = time.Millisecond
 )
 
 func newCutter(m *Mount) *cutter {
@@ -102,11 +105,33 @@ func (c *cutter) Flush(ctx context.Context) error {
 	if err := c.flushUntil(ctx, flushTimes, flushEnough); err != nil || !c.leases.on || c.skipRecall.Load() {
 		return err
 	}
+	if err := c.thinOut(ctx); err != nil {
+		return err
+	}
 	c.leases.dimDown()
 	if err := c.notify(ctx, c.leases.recall(maxLeases)); err != nil {
 		return err
 	}
 	return c.flushUntil(ctx, flushData, flushShort)
+}
+
+// thinOut takes files out of the flush set that nobody writes any more, if it is so large that visiting them all behind
+// the gate would be felt: tens of thousands were just made, or looked at. What had a lease until now can be taken out when
+// no write(2) can be on its way that had its attributes from it.
+func (c *cutter) thinOut(ctx context.Context) error {
+	recalled := time.Now()
+	if c.leases.heat() <= manyHot {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("flush the page cache: %w", ctx.Err())
+	case <-time.After(coolTime):
+	}
+	if err := c.retire(ctx, recalled, math.MaxInt); err != nil {
+		return err
+	}
+	return c.flushUntil(ctx, flushTimes, flushEnough)
 }
 
 // flushUntil flushes until that takes no longer than enough, or another time would hardly be shorter.
@@ -277,7 +302,7 @@ func (c *cutter) tidy(ctx context.Context) {
 		case <-c.leases.full:
 			err = c.notify(ctx, c.leases.recall(maxLeases/8))
 		case <-tick.C:
-			err = c.retire(ctx)
+			err = c.retire(ctx, time.Now().Add(-coolTime), tidyBatch)
 		}
 		if err != nil && ctx.Err() == nil && !c.mount.gone() {
 			c.mount.log.Warn("leases of a volume cannot be tidied up", "err", err)
@@ -285,15 +310,13 @@ func (c *cutter) tidy(ctx context.Context) {
 	}
 }
 
-// retire takes files out of the flush set that nobody writes. The flush it makes takes the file's lock, behind any
-// write(2) that is in it; one that had its attributes and has not reached the lock does so within coolTime.
-func (c *cutter) retire(ctx context.Context) error {
+// retire takes up to most files out of the flush set that have been warm since before the given time, coolTime ago. The
+// flush it makes takes the file's lock, behind any write(2) that is in it; one that had its attributes and has not reached
+// the lock does so within coolTime.
+func (c *cutter) retire(ctx context.Context, since time.Time, most int) error {
 	start := time.Now()
-	ids := c.leases.cooling(start)
-	ids = ids[:min(len(ids), tidyBatch)]
-	if len(ids) == 0 {
-		return nil
-	}
+	ids := c.leases.cooling(since.Add(coolTime))
+	ids = ids[:min(len(ids), most)]
 	if err := c.flushThese(ctx, flushSettle, ids); err != nil {
 		return err
 	}

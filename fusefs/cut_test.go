@@ -36,6 +36,7 @@ func helpers() map[string]func(args []string) error {
 		"hold":       func(a []string) error { return hold(a[0], a[1]) },
 		"stat":       func(a []string) error { return stat(a[0]) },
 		"poll":       func(a []string) error { return poll(a[0]) },
+		"make-many":  func(a []string) error { return makeMany(a[0], a[1]) },
 		"write-many": func(a []string) error { return writeMany(a[0]) },
 		"sync-loop":  func(a []string) error { return syncLoop(a[0]) },
 		"deed":       func(a []string) error { return doDeed(a[0], a[1]) },
@@ -314,4 +315,43 @@ func TestCutWithoutLeases(t *testing.T) {
 	if s.violations > 0 {
 		t.Errorf("%d violations, the first: %v", s.violations, s.first)
 	}
+}
+
+// Of many files that were just made, and looked at, hardly one has to be visited behind the gate; and what was written to
+// them is in the cut.
+func TestCutOfManyFiles(t *testing.T) {
+	const files = manyHot + 500
+	v := newCopy(t)
+	m := mountTest(t, v, Options{Cache: Writeback, Flusher: newTestFlusher(t)})
+	if out, err := exec.Command("/proc/self/exe", "helper", "make-many", m.Dir(), strconv.Itoa(files)).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if n := m.leases.heat(); n <= manyHot {
+		t.Fatalf("%d files may be dirty: the test makes too few", n)
+	}
+	s, err := v.Freeze(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Abort()
+	if n := m.leases.heat(); n > files/10 {
+		t.Errorf("%d of %d files were visited behind the gate", n, files)
+	}
+	if n := len(s.Files()); n != files {
+		t.Errorf("%d files in the cut, %d were written", n, files)
+	}
+}
+
+func makeMany(dir, count string) error {
+	n, err := strconv.Atoi(count)
+	for i := 0; i < n && err == nil; i++ {
+		name := filepath.Join(dir, "sub", strconv.Itoa(i))
+		if err = os.MkdirAll(filepath.Dir(name), 0o755); err == nil {
+			err = os.WriteFile(name, []byte(count), 0o644)
+		}
+		if err == nil {
+			_, err = os.Stat(name)
+		}
+	}
+	return err
 }

@@ -251,6 +251,17 @@ func (l *leases) hot() []workcopy.NodeID {
 	return ids
 }
 
+// heat returns about how many files hot has.
+func (l *leases) heat() (n int) {
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		n += len(s.warm) + len(s.leased)
+		s.mu.Unlock()
+	}
+	return n
+}
+
 // isHot says whether a file may have dirty pages.
 func (l *leases) isHot(id workcopy.NodeID) bool {
 	s := l.shard(id)
