@@ -368,6 +368,9 @@ func (b *Batch) enter(tx *Tx, stats *Stats) error {
 			continue
 		}
 		stats.NewObjects++
+		if it.e.enc.HasBase() {
+			b.s.tookBase(it.e.base)
+		}
 		start := len(buf)
 		buf = it.e.encode(buf)
 		if err := objects.Put(it.id[:], buf[start:len(buf):len(buf)]); err != nil {

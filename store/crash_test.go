@@ -163,7 +163,7 @@ func TestKill(t *testing.T) {
 // crashPoints are the moments between two steps whose order matters. Each is named after the rule of the package comment
 // that it is about.
 func crashPoints() []string {
-	return []string{"WriteRecord", "PackBeforeIndex", "JournalBeforeIndex", "IndexCommit", "GCSwept", "IndexBeforeRemove"}
+	return []string{"WriteRecord", "PackBeforeIndex", "JournalBeforeIndex", "IndexCommit", "GCRound", "GCSwept", "IndexBeforeRemove"}
 }
 
 // At each point the process dies: what it has written is there, nothing more.

@@ -1,14 +1,10 @@
 package store
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"time"
-
-	"go.etcd.io/bbolt"
 
 	"dm/internal/errs"
 	"dm/object"
@@ -44,8 +40,8 @@ const defaultWaste = 25
 // space of packs with enough dead bytes in them. It may run beside everything else and may be cut short anywhere; one GC
 // runs at a time. If an object that must be kept cannot be read, nothing is removed: what is behind it is not known.
 //
-// Marking runs beside the writers. Only the end of it, over what they have added meanwhile, and the removal from the index
-// keep them waiting. Objects that go but are the base of deltas that stay are hidden first: nothing finds them but those
+// Marking runs beside the writers. Only the end of it, over what they have added meanwhile, and the removal from the index, a
+// bounded number of objects at a time, keep them waiting. Objects that go but are the base of deltas that stay are hidden first: nothing finds them but those
 // deltas, until these are stored anew.
 func (s *Store) GC(ctx context.Context, opts GCOptions) (GCStats, error) {
 	if opts.Waste == 0 {
@@ -71,22 +67,28 @@ func (s *Store) GC(ctx context.Context, opts GCOptions) (GCStats, error) {
 
 // collection is one run of GC.
 type collection struct {
-	s     *Store
-	opts  GCOptions
-	mark  *marker
-	dead  []object.ID // candidates, then what goes; in order
-	stats GCStats
-	aside bool // packs that are written anew go to quarantine
+	s    *Store
+	opts GCOptions
+	mark *marker
+	// Candidates to go, by id: all, those that are no chunks, and the chunks.
+	dead, meta []object.ID
+	chunks     []deadChunk
+	// needed is those of them that are bases of what stays.
+	needed map[object.ID]struct{}
+	stats  GCStats
+	aside  bool // packs that are written anew go to quarantine
 }
 
 func (g *collection) run(ctx context.Context) error {
+	g.s.noteBases(true)
+	defer g.s.noteBases(false)
 	if err := g.markRoots(ctx, nil); err != nil {
 		return err
 	}
 	if err := g.candidates(ctx); err != nil {
 		return err
 	}
-	if err := g.sweep(ctx); err != nil {
+	if err := g.sweepAll(ctx); err != nil {
 		return err
 	}
 	return g.compact(ctx)
@@ -133,134 +135,6 @@ func (g *collection) markRoots(ctx context.Context, tx *Tx) error {
 
 func (g *collection) progress(n int64) { g.opts.Progress("mark", n, 0) }
 
-// candidates collects what is in the index and not marked. Objects that come later are none.
-func (g *collection) candidates(ctx context.Context) error {
-	return g.s.view(func(b *bbolt.Tx) error {
-		c := b.Bucket([]byte(bucketObjects)).Cursor()
-		n := int64(0)
-		for k, _ := c.First(); k != nil; k, _ = c.Next() {
-			if id := object.ID(k); !g.mark.has(id) {
-				g.dead = append(g.dead, id)
-			}
-			if n++; n%4096 == 0 {
-				g.opts.Progress("search", n, 0)
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-}
-
-// sweep takes the dead out of the index, in one transaction: were it more, an object could be there for a while whose parts
-// are gone, and whoever found it would take it for whole.
-func (g *collection) sweep(ctx context.Context) error {
-	s := g.s
-	unlock := func() {}
-	defer func() { unlock() }()
-	err := s.update(func(tx *Tx) error {
-		// The transaction keeps refs from moving, and the lock keeps batches from relying on more than is noted here. It
-		// comes second, because what runs in a transaction may pin.
-		s.sweep.Lock()
-		unlock = s.sweep.Unlock
-		if err := g.markRoots(ctx, tx); err != nil {
-			return err
-		}
-		s.mu.Lock()
-		batches := slices.Collect(maps.Keys(s.batches))
-		s.mu.Unlock()
-		for _, b := range batches {
-			for id := range b.used {
-				// A batch may rely on what is damaged; then that is its trouble, and what is left of it stays.
-				if err := g.mark.walk(ctx, id, false, g.progress); err != nil {
-					return err
-				}
-			}
-		}
-		if err := g.mark.rest(ctx); err != nil {
-			return err
-		}
-		g.dead = slices.DeleteFunc(g.dead, g.mark.has)
-		if err := errors.Join(tx.hollowOut(g.mark), tx.dropPartial(g.mark)); err != nil {
-			return err
-		}
-		return g.remove(tx)
-	})
-	if err != nil {
-		return err
-	}
-	gone := make(map[object.ID]struct{}, len(g.dead))
-	for _, id := range g.dead {
-		gone[id] = struct{}{}
-	}
-	s.cache.drop(gone)
-	g.stats.Freed = len(g.dead)
-	return s.fail("GCSwept")
-}
-
-// remove takes the dead out of the index and hides those of them that are bases of what stays.
-func (g *collection) remove(tx *Tx) error {
-	objects, hidden := tx.b.Bucket([]byte(bucketObjects)), tx.b.Bucket([]byte(bucketHidden))
-	entries := make(map[object.ID][]byte, len(g.dead))
-	for _, id := range g.dead {
-		if v := objects.Get(id[:]); v != nil {
-			entries[id] = bytes.Clone(v)
-		}
-	}
-	needed, kept, err := neededBases(objects, hidden, entries)
-	if err != nil {
-		return err
-	}
-	g.stats.Kept = kept
-	for _, id := range g.dead {
-		if err := objects.Delete(id[:]); err != nil {
-			return err
-		}
-		if _, ok := needed[id]; ok {
-			if err := hidden.Put(id[:], entries[id]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// neededBases returns those of the dead that stand below an object that stays, in its chain of deltas, and the number of
-// objects that stay.
-func neededBases(objects, hidden *bbolt.Bucket, dead map[object.ID][]byte) (map[object.ID]struct{}, int, error) {
-	needed := map[object.ID]struct{}{}
-	kept := 0
-	c := objects.Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		if _, ok := dead[object.ID(k)]; ok {
-			continue
-		}
-		kept++
-		for n := 0; n <= chainLimit; n++ {
-			e, err := decodeEntry(v)
-			if err != nil {
-				return nil, 0, err
-			}
-			if !e.enc.HasBase() {
-				break
-			}
-			var gone bool
-			if v, gone = dead[e.base]; gone {
-				if _, ok := needed[e.base]; ok {
-					break
-				}
-				needed[e.base] = struct{}{}
-			} else if v = objects.Get(e.base[:]); v != nil {
-				break // it stays, and its own chain is looked at in its turn
-			} else if v = hidden.Get(e.base[:]); v == nil {
-				break // damage, which fsck reports
-			}
-		}
-	}
-	return needed, kept, nil
-}
-
 // marker walks from roots to everything they need.
 type marker struct {
 	s      *Store
@@ -268,6 +142,8 @@ type marker struct {
 	bare   map[object.ID]struct{} // pruned commits: the record alone, and the parents
 	pruned map[object.ID]string
 	todo   []visit
+	track  bool        // note in late what is marked
+	late   []object.ID // since the candidates were collected
 
 	// What partial commits need is marked last, when all that must be there has been: of it, much may be missing.
 	partial map[object.ID]struct{}
@@ -289,6 +165,9 @@ func (m *marker) rest(ctx context.Context) error {
 		v := m.later[len(m.later)-1]
 		m.later = m.later[:len(m.later)-1]
 		m.seen[v.id] = struct{}{}
+		if m.track {
+			m.late = append(m.late, v.id)
+		}
 		if v.kind == object.KindChunk {
 			continue
 		}
@@ -369,6 +248,9 @@ func (m *marker) push(kind object.Kind, id object.ID, bare bool) {
 		return
 	} else {
 		m.bare[id] = struct{}{}
+	}
+	if m.track {
+		m.late = append(m.late, id)
 	}
 	if kind != object.KindChunk {
 		m.todo = append(m.todo, visit{kind, id, bare})

@@ -82,10 +82,12 @@ type Store struct {
 	sweep sync.RWMutex
 
 	collect sync.Mutex // held by a gc
+	round   int        // sweepRound; less in tests
 
 	mu      sync.Mutex
 	batches map[*Batch]struct{}
 	pins    map[object.ID]int
+	bases   map[object.ID]struct{} // of deltas that became part of the store since a gc began; nil: none runs
 
 	closed atomic.Bool
 	notes  []string              // what Open had to put in order
@@ -122,7 +124,7 @@ func open(ctx context.Context, dir string, opts Options, fail func(string) error
 	}
 	s := &Store{
 		dir: dir, opts: opts, lock: lock, fail: fail, cache: newCache(opts.CacheBytes),
-		batches: map[*Batch]struct{}{}, pins: map[object.ID]int{},
+		batches: map[*Batch]struct{}{}, pins: map[object.ID]int{}, round: sweepRound,
 	}
 	defer func() {
 		if err != nil {
