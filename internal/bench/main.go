@@ -12,6 +12,9 @@
 //	stack.go      part "stack": commits and restores of databases, beside restic and borg
 //	backup.go     restic, borg and dm as three ways to keep the same files
 //	change.go     making one tree of files equal to another by writing what differs
+//	transfer.go   part "transfer": the same files to a server, beside rsync, restic and rclone
+//	movers.go     dm, rsync, restic and rclone as four ways to send files, and their servers
+//	link.go       a connection with a delay
 //	deltas.go     part "deltas": ways to store what changed
 //	files.go      part "files": one file touched in dots of many files
 //	dirty.go      part "dirty": few bytes changed in large files
@@ -95,6 +98,7 @@ type part struct {
 func parts() []part {
 	return []part{
 		{"stack", 45 * time.Minute, stack},
+		{"transfer", 60 * time.Minute, transfers},
 		{"deltas", 20 * time.Minute, deltas},
 		{"files", 30 * time.Minute, files},
 		{"dirty", 20 * time.Minute, dirty},
