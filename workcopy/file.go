@@ -9,8 +9,6 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2"
 	"golang.org/x/sys/unix"
-
-	"dm/object"
 )
 
 // maxSize is the largest file: block numbers have 32 bits.
@@ -99,40 +97,21 @@ func (c *Copy) Read(ctx context.Context, id NodeID, p []byte, off int64) (int, e
 	}
 	p = p[:min(uint64(len(p)), size-uint64(off))]
 	partial := n.file.partial
-	through := uint64(len(p)) == size && n.file.handThrough()
-	committed := n.file.committed
 	c.mu.RUnlock()
-	if through {
-		return len(p), c.readThrough(ctx, n, committed, p)
-	}
 	if partial && len(p) > 0 {
 		end := uint64(off) + uint64(len(p))
+		again := n.file.ahead.see(uint64(off), end)
+		c.readAhead(n, end, again)
+		if !again {
+			if done, err := c.handThrough(ctx, n, p, uint64(off)); done || err != nil {
+				return len(p), err
+			}
+		}
 		if err := c.fill(ctx, id, uint64(off), end); err != nil {
 			return 0, err
 		}
-		c.readAhead(n, uint64(off), end)
 	}
 	return len(p), n.file.readAt(p, off)
-}
-
-// handThrough says whether a read of the whole file is answered from the store without a copy in a backing file: when it
-// is the first and nothing of the file is local. Most small files are read once and then come from the kernel's cache; one
-// that is read again has fallen out of it. The caller holds Copy.mu.
-func (f *content) handThrough() bool {
-	return f.partial && f.local == nil && f.limit == f.committed.Size && !f.readOnce.Swap(true)
-}
-
-// readThrough reads a whole file from the committed content.
-func (c *Copy) readThrough(ctx context.Context, n *node, committed object.Content, p []byte) error {
-	piece, err := readPiece(ctx, c.cfg.Source, committed, 0, uint64(len(p)))
-	if err != nil {
-		return fmt.Errorf("read inode %d: %w", n.ino, err)
-	}
-	clear(p)
-	for _, q := range piece.parts {
-		copy(p[q.off:], q.data)
-	}
-	return nil
 }
 
 // readAt reads from the backing file; what lies behind its end, or in no file at all, is zero.

@@ -44,6 +44,49 @@ func (c *Copy) fill(ctx context.Context, id NodeID, off, end uint64) error {
 
 var errClosed = errs.New(errs.Internal, "the working copy is closed")
 
+// handThrough answers a first read of [off, off+len(p)) from the store, if all of it is still there only, and leaves no
+// copy of it in the backing file: most of what is read once stays in the kernel's cache or is not wanted again. Who reads
+// here and there in one chunk, though, has it made local, rather than unpacked each time.
+func (c *Copy) handThrough(ctx context.Context, n *node, p []byte, off uint64) (done bool, err error) {
+	f, end := n.file, off+uint64(len(p))
+	c.mu.RLock()
+	committed := f.committed
+	elsewhere := f.partial && end <= f.limit && f.allAbsent(blockOf(off), blocksUpTo(end))
+	c.mu.RUnlock()
+	if !elsewhere {
+		return false, nil
+	}
+	piece, err := readPiece(ctx, c.cfg.Source, committed, off, end)
+	if err != nil {
+		return false, fmt.Errorf("read inode %d: %w", n.ino, err)
+	}
+	clear(p)
+	for _, q := range piece.parts {
+		if q.data == nil || q.off >= end || q.off+q.size <= off {
+			continue
+		}
+		if q.off < off {
+			copy(p, q.data[off-q.off:])
+		} else {
+			copy(p[q.off-off:], q.data)
+		}
+	}
+	if f.ahead.scattered(off, end, piece.off, piece.off+piece.size) {
+		err = c.place(n, piece)
+	}
+	return true, err
+}
+
+// allAbsent says whether the blocks [first, end) are all absent. The caller holds Copy.mu.
+func (f *content) allAbsent(first, end uint64) bool {
+	for b := first; b < end; b++ {
+		if !f.absent(b) {
+			return false
+		}
+	}
+	return true
+}
+
 // maxPiece bounds what one fill asks for at a time, in bytes; the chunks at its ends come on top.
 const maxPiece = 1 << 20
 
@@ -284,6 +327,7 @@ func (c *Copy) promoteOne(p promotion) error {
 	}
 	c.journal.begin()
 	f.partial, f.local, f.limit = false, nil, 0
+	f.ahead.forget()
 	c.journal.complete(n)
 	_, err := c.journal.commit()
 	c.unref(n)

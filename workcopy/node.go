@@ -2,7 +2,6 @@ package workcopy
 
 import (
 	"sync"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -69,7 +68,6 @@ type content struct {
 	partial   bool            // some blocks may not be local
 	local     *roaring.Bitmap // only if partial
 	limit     uint64          // only if partial
-	readOnce  atomic.Bool     // somebody was handed the whole file from the store
 
 	ahead readAhead // of partial files
 
