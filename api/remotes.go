@@ -101,6 +101,7 @@ type PullRequest struct {
 	Name     string `json:"name,omitempty"`
 	All      bool   `json:"all"`      // all branches and tags that are there
 	Stash    bool   `json:"stash"`    // keep what has diverged here as another branch
+	Restart  bool   `json:"restart"`  // stop the containers that use the branch, and start them again
 	Complete bool   `json:"complete"` // also fetch what a lazy clone has left behind
 }
 
@@ -111,6 +112,7 @@ type CloneRequest struct {
 	Branch string `json:"branch,omitempty"` // "": all of them
 	Local  string `json:"local,omitempty"`  // name here; "": the dot's there
 	Lazy   bool   `json:"lazy"`             // data comes when it is read
+	Cache  string `json:"cache,omitempty"`  // "writeback" or "through"; "": the server chooses
 }
 
 // Travel is one thing that a transfer has to tell.
@@ -150,6 +152,8 @@ type TransferResult struct {
 	Packs   int64  `json:"packs"`         // sent
 	Commits int64  `json:"commits"`       // that traveled
 	Lazy    bool   `json:"lazy,omitempty"`
+
+	Restarted []string `json:"restarted,omitempty"` // containers
 }
 
 // TransfersResult is what is on its way.

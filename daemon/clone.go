@@ -94,7 +94,7 @@ func (c *cloning) begin(ctx context.Context, out *api.Stream) error {
 		current = slices.Sorted(maps.Keys(heads))[0]
 	}
 	c.tips = slices.Collect(maps.Values(heads))
-	c.arrival = dot.Arrival{Heads: heads, Tags: tagNames(refs), Branch: current, From: c.u, Seen: map[string]object.ID{}}
+	c.arrival = dot.Arrival{Heads: heads, Tags: tagNames(refs), Branch: current, From: c.u, Seen: map[string]object.ID{}, Cache: dot.CacheMode(c.req.Cache)}
 	for b, id := range heads {
 		c.arrival.Seen[remote.Heads+b] = id
 	}

@@ -23,9 +23,9 @@ type swap struct {
 	noRestart bool   // refuse while containers run that are affected
 	// affects says of which uses the content changes. It is asked anew after every wait.
 	affects func(context.Context) (func(containerUse) bool, error)
-	// change does it, with the dot's name held alone and no affected container running. When it fails everything is as
-	// it was.
-	change func(context.Context) error
+	// change does it, with the dot's name held alone and no affected container running. stopped says that there were some,
+	// whose last words as they were stopped are in the working copy. When it fails everything is as it was.
+	change func(ctx context.Context, stopped bool) error
 }
 
 // stopMargin is how much longer than a container's own grace its stop may take: Docker kills it at the end of the grace.
@@ -71,7 +71,7 @@ func (s *server) swapped(ctx context.Context, w swap) (restarted []string, err e
 				return err
 			}
 			done = true
-			return w.change(ctx)
+			return w.change(ctx, len(down) > 0)
 		})
 		if err != nil {
 			return nil, s.bringBack(ctx, down, err)

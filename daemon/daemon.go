@@ -56,6 +56,10 @@ type Config struct {
 	// DockerPlugin is the name of the Docker volume plugin, or PluginOff. Empty: DefaultPlugin, if Docker is here and no
 	// other server has that name.
 	DockerPlugin string
+	// Remote finds a remote by its name, for volumes that are clones of a dot there. nil: there are none.
+	Remote func(name string) (api.Remote, error)
+	// ClientConfig is where a server in the background looks for remotes; empty: the default place.
+	ClientConfig string
 }
 
 func (c Config) check() error {

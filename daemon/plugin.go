@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"dm/dockervol"
 	"dm/internal/durable"
@@ -73,8 +75,9 @@ func (s *server) startPlugin(ctx context.Context) error {
 	return nil
 }
 
-// servePlugin begins to answer Docker.
-func (s *server) servePlugin() {
+// servePlugin begins to answer Docker. What Docker asked for and does not wait for ends with life.
+func (s *server) servePlugin(life context.Context) {
+	s.volumeDriver.life = life
 	if s.plugin.socket == nil {
 		return
 	}
@@ -180,7 +183,16 @@ func standIn(args []string) error {
 	listener.Close()          //nolint:errcheck // the socket has its own
 	io.Copy(io.Discard, wait) //nolint:errcheck // any end of it is the server's end
 	log := slog.New(slog.DiscardHandler)
-	return socket.ServeDown(context.Background(), log)
+	list := &volumeList{file: filepath.Join(args[0], volumesFile)}
+	return socket.ServeDown(context.Background(), func() []dockervol.Volume {
+		var known []dockervol.Volume
+		if list.load() == nil {
+			for _, r := range list.records() {
+				known = append(known, dockervol.Volume{Name: r.Volume, CreatedAt: r.Created.Format(time.RFC3339)})
+			}
+		}
+		return known
+	}, log)
 }
 
 // retireStandIn ends the stand-in of the server on h, which is to be deleted.

@@ -230,7 +230,9 @@ func (p *pulling) branch(ctx context.Context, branch string) error {
 	if item.Did = api.DidMove; here.IsZero() {
 		item.Did = api.DidMake
 	}
-	if err := p.s.moveForward(ctx, n, here, there); err != nil {
+	restarted, err := p.s.moveForward(ctx, n, here, there, p.req.Restart)
+	p.t.res.Restarted = append(p.t.res.Restarted, restarted...)
+	if err != nil {
 		return err
 	}
 	return p.t.did(item)
@@ -243,7 +245,7 @@ func (p *pulling) mayMove(ctx context.Context, n dot.Name, here, there object.ID
 	if err != nil || known {
 		return err
 	}
-	return p.s.mayMove(ctx, n)
+	return p.s.mayMove(ctx, n, p.req.Restart)
 }
 
 // stash keeps what has diverged here as another branch.
@@ -295,25 +297,27 @@ func (p *pulling) tags(ctx context.Context, tags map[string]object.ID) error {
 	return nil
 }
 
-// mayMove refuses to move a branch whose working copy is dirty or in use.
-func (s *server) mayMove(ctx context.Context, n dot.Name) error {
+// mayMove refuses to move a branch whose working copy is dirty, or in use by others than containers that can be restarted.
+func (s *server) mayMove(ctx context.Context, n dot.Name, restart bool) error {
 	err := s.dots.CheckClean(ctx, n)
 	if errs.KindOf(err) == errs.NotFound {
 		return nil // the branch is not there: it will be made
 	}
+	if err != nil || restart {
+		return err // who else uses it is asked when the containers are stopped
+	}
+	uses, err := s.branchUses(ctx, n)
 	if err != nil {
 		return err
 	}
-	info, err := s.dots.Info(ctx, n)
-	if err != nil {
-		return err
+	if err := s.unusedOrConflict(ctx, "branch "+n.Branch+" of "+n.DotName(), uses); err != nil {
+		return errs.WithHint(err, "have dm stop them and start them again with --restart")
 	}
-	err = s.unusedOrConflict(ctx, "branch "+n.Branch+" of "+n.DotName(), func(u containerUse) bool {
-		return ofDot(n)(u) && (u.dot.Branch == n.Branch || u.dot.Branch == "" && info.Branch == n.Branch)
-	})
-	if err != nil {
-		return err
-	}
+	return s.unused(ctx, n)
+}
+
+// unused refuses while processes of this host have files of a branch's working copy open.
+func (s *server) unused(ctx context.Context, n dot.Name) error {
 	wc, err := s.dots.WorkingCopy(ctx, n)
 	if err != nil {
 		return err
@@ -321,22 +325,32 @@ func (s *server) mayMove(ctx context.Context, n dot.Name) error {
 	return s.branches.unused(wc.ID, n)
 }
 
-// moveForward moves a branch to a commit that has arrived, or makes it there. The working copy and its mounts follow.
-func (s *server) moveForward(ctx context.Context, n dot.Name, from, to object.ID) error {
+// moveForward moves a branch to a commit that has arrived, or makes it there. The working copy and its mounts follow, and
+// its containers if they may be restarted; their names are returned.
+func (s *server) moveForward(ctx context.Context, n dot.Name, from, to object.ID, restart bool) (restarted []string, err error) {
 	if from.IsZero() {
 		_, err := s.dots.WorkingCopy(ctx, n)
 		if errs.KindOf(err) == errs.NotFound {
-			return s.dots.AddBranch(ctx, n, n.Branch, to)
+			return nil, s.dots.AddBranch(ctx, n, n.Branch, to)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := s.mayMove(ctx, n); err != nil {
-		return err
+	if err := s.mayMove(ctx, n, restart); err != nil {
+		return nil, err
 	}
-	if err := s.dots.Forward(ctx, n, from, to); err != nil {
-		return err
-	}
-	return s.rebindAlone(ctx, n)
+	return s.swapped(ctx, swap{
+		dot: dot.Name{Namespace: n.Namespace, Dot: n.Dot}, what: "pull", noRestart: !restart,
+		affects: func(ctx context.Context) (func(containerUse) bool, error) { return s.branchUses(ctx, n) },
+		change: func(ctx context.Context, stopped bool) error {
+			if err := s.unused(ctx, n); err != nil {
+				return err
+			}
+			if err := s.dots.Forward(ctx, n, from, to, stopped); err != nil {
+				return err
+			}
+			return s.rebind(context.WithoutCancel(ctx), n)
+		},
+	})
 }

@@ -59,7 +59,7 @@ func newServer(ctx context.Context, cfg Config, h *home, log *slog.Logger) (s *s
 		volumes: &volumeList{file: h.path(volumesFile)},
 		stopped: &stoppedList{file: h.path(stoppedFile), all: map[string]stoppedRecord{}}, plugin: plugin{log: log},
 	}
-	s.volumeDriver = &volumeDriver{s: s, list: s.volumes, log: log, mounts: map[string]*volumeMount{}}
+	s.volumeDriver = &volumeDriver{s: s, list: s.volumes, log: log, mounts: map[string]*volumeMount{}, clones: clones{all: map[string]*cloneJob{}}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close(context.WithoutCancel(ctx)))
@@ -144,7 +144,7 @@ func (s *server) serve(ctx context.Context) error {
 	s.auto = startAuto(opCtx, s)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
-	s.servePlugin()
+	s.servePlugin(opCtx)
 	s.startContainers(opCtx)
 	s.log.Info("server is ready", "took", time.Since(s.started))
 	notify(s.log, stateReady)

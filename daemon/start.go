@@ -86,6 +86,9 @@ func spawn(cfg Config, log *os.File) (*exec.Cmd, error) {
 	if cfg.DockerPlugin != "" {
 		args = append(args, "--docker-plugin", cfg.DockerPlugin)
 	}
+	if cfg.ClientConfig != "" {
+		args = append(args, "--config", cfg.ClientConfig)
+	}
 	child := exec.Command(exe, args...)
 	child.Dir = "/" // the server must not keep the caller's directory busy
 	child.Stdout, child.Stderr = log, log

@@ -208,7 +208,7 @@ func (s *server) checkout(ctx context.Context, req api.CheckoutRequest) (r api.C
 			info, err := s.dots.Info(ctx, n)
 			return func(u containerUse) bool { return info.Branch != req.Branch && ofDot(n)(u) && u.branch == "" }, err
 		},
-		change: func(ctx context.Context) (err error) {
+		change: func(ctx context.Context, _ bool) (err error) {
 			r.Head, err = s.switchBranch(ctx, n, req)
 			return err
 		},
@@ -260,7 +260,8 @@ func (s *server) head(ctx context.Context, n dot.Name) (string, error) {
 	return "", err
 }
 
-// reset takes a branch back to a commit, below its containers.
+// reset takes a branch back to a commit, below its containers. Whether there is something to lose is asked before they are
+// stopped: what a service writes as it ends is nothing that its user did.
 func (s *server) reset(ctx context.Context, req api.ResetRequest) (r api.ResetResult, err error) {
 	n, err := branchName(req.Dot)
 	if err != nil {
@@ -272,8 +273,8 @@ func (s *server) reset(ctx context.Context, req api.ResetRequest) (r api.ResetRe
 	r.Restarted, err = s.swapped(ctx, swap{
 		dot: dot.Name{Namespace: n.Namespace, Dot: n.Dot}, what: "reset", noRestart: req.NoRestart,
 		affects: func(ctx context.Context) (func(containerUse) bool, error) { return s.branchUses(ctx, n) },
-		change: func(ctx context.Context) error {
-			res, err := s.dots.Reset(ctx, n, req.Revision, req.Hard)
+		change: func(ctx context.Context, stopped bool) error {
+			res, err := s.dots.Reset(ctx, n, req.Revision, req.Hard || stopped)
 			if err != nil {
 				return err
 			}
@@ -318,7 +319,7 @@ func (s *server) restore(ctx context.Context, req api.RestoreRequest) (r api.Res
 			uses, err := s.branchUses(ctx, n)
 			return func(u containerUse) bool { return uses(u) && usesPaths(u, req.Paths) }, err
 		},
-		change: func(ctx context.Context) error {
+		change: func(ctx context.Context, _ bool) error {
 			for _, p := range req.Paths {
 				if err := s.dots.Restore(ctx, n, req.Revision, string(p)); err != nil {
 					return err

@@ -31,6 +31,9 @@ type volumeDriver struct {
 	list *volumeList
 	log  *slog.Logger
 
+	life   context.Context // of what goes on when Docker does not wait any longer; set by servePlugin
+	clones clones
+
 	mu     sync.Mutex
 	mounts map[string]*volumeMount // by directory
 }
@@ -128,6 +131,11 @@ func (d *volumeDriver) Create(ctx context.Context, name string, options map[stri
 	default:
 		n.Branch = o.branch
 	}
+	if _, err := d.s.dots.Info(ctx, n); errs.KindOf(err) == errs.NotFound && o.from != nil {
+		if err := d.cloneFor(ctx, dot.Name{Namespace: n.Namespace, Dot: n.Dot}, o); err != nil {
+			return err
+		}
+	}
 	return d.guarded(func() error {
 		// With the name held alone, so that of the volumes of one group that are created together the first makes the dot.
 		err := d.s.withDotAlone(ctx, dot.Name{Namespace: n.Namespace, Dot: n.Dot}, func() error { return d.needDot(ctx, n, o) })
@@ -146,13 +154,10 @@ func (d *volumeDriver) Create(ctx context.Context, name string, options map[stri
 	})
 }
 
-// needDot makes or clones a volume's dot if it is not there; one that is there must be what the options say.
+// needDot makes a volume's dot if it is not there; one that is there must be what the options say.
 func (d *volumeDriver) needDot(ctx context.Context, n dot.Name, o volumeOptions) error {
 	info, err := d.s.dots.Info(ctx, n)
-	switch {
-	case errs.KindOf(err) == errs.NotFound && o.from != nil:
-		return d.s.cloneFor(ctx, dot.Name{Namespace: n.Namespace, Dot: n.Dot}, *o.from, o.cache)
-	case errs.KindOf(err) == errs.NotFound:
+	if errs.KindOf(err) == errs.NotFound {
 		err = d.s.create(ctx, dot.Name{Namespace: n.Namespace, Dot: n.Dot}, dot.CreateOptions{Cache: o.cache})
 		if err == nil {
 			info, err = d.s.dots.Info(ctx, n)

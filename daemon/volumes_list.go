@@ -43,6 +43,8 @@ type volumeList struct {
 
 // load reads volumes.json.
 func (l *volumeList) load() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.all = map[string]volumeRecord{}
 	text, err := os.ReadFile(l.file)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -6,9 +6,13 @@ import (
 	"dm/internal/errs"
 )
 
-// Down is the Driver while the server is away. Everything but Unmount is an error that names the cure.
+// Down is the Driver while the server is away. To mount, create or remove a volume is an error that names the cure.
+//
+// It knows the volumes all the same: an engine that starts a container asks for its volumes first, and says of one that is
+// not known that there is no such volume, whatever the error was.
 type Down struct {
-	Home string // the state directory of the server that is away
+	Home    string          // the state directory of the server that is away
+	Volumes func() []Volume // that it had
 }
 
 func (d Down) err() error {
@@ -32,7 +36,14 @@ func (d Down) Unmount(context.Context, string, string) error { return nil }
 func (d Down) Path(context.Context, string) (string, error) { return "", d.err() }
 
 // Get implements Driver.
-func (d Down) Get(context.Context, string) (Volume, error) { return Volume{}, d.err() }
+func (d Down) Get(_ context.Context, name string) (Volume, error) {
+	for _, v := range d.Volumes() {
+		if v.Name == name {
+			return v, nil
+		}
+	}
+	return Volume{}, d.err()
+}
 
 // List implements Driver.
-func (d Down) List(context.Context) ([]Volume, error) { return nil, d.err() }
+func (d Down) List(context.Context) ([]Volume, error) { return d.Volumes(), nil }

@@ -195,12 +195,12 @@ func (s *Socket) Serve(ctx context.Context, d Driver, log *slog.Logger) error {
 	return srv.serve(ctx, rootOnly{s.l})
 }
 
-// ServeDown answers for a server that is away, until ctx is done, the socket's name is another's or is gone, or a server that
+// ServeDown answers for a server that is away, which has the volumes, until ctx is done, the socket's name is another's or is gone, or a server that
 // claims the name asks it to retire.
-func (s *Socket) ServeDown(ctx context.Context, log *slog.Logger) error {
+func (s *Socket) ServeDown(ctx context.Context, volumes func() []Volume, log *slog.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	srv := &server{driver: Down{Home: s.owner.Home}, owner: s.owner, log: log, retire: func() {
+	srv := &server{driver: Down{Home: s.owner.Home, Volumes: volumes}, owner: s.owner, log: log, retire: func() {
 		time.AfterFunc(10*time.Millisecond, cancel) // after the reply
 	}}
 	go func() {

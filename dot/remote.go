@@ -110,13 +110,14 @@ type Arrival struct {
 	Branch string // the current one; one of Heads
 	From   Upstream
 	Seen   map[string]object.ID // refs of From, as they were seen
+	Cache  CacheMode            // empty: the server chooses
 	Lazy   *Origin              // what is not here is read from it; nil: all is here
 }
 
 // CreateAt makes a dot of what has arrived. It exists already: Conflict. Nothing is unpacked: its files are read from the
 // store when they are used.
 func (d *Dots) CreateAt(ctx context.Context, n Name, a Arrival) (*Info, error) {
-	if err := checkCreate(n, CreateOptions{}); err != nil {
+	if err := checkCreate(n, CreateOptions{Cache: a.Cache}); err != nil {
 		return nil, err
 	}
 	for _, names := range []struct {
@@ -138,7 +139,7 @@ func (d *Dots) CreateAt(ctx context.Context, n Name, a Arrival) (*Info, error) {
 		counts[id] = count
 	}
 	r := dotRecord{
-		ID: newID(), Namespace: n.Namespace, Name: n.Dot, Created: d.now().UTC(), Branch: a.Branch, Upstreams: []Upstream{a.From}, Origin: a.Lazy,
+		ID: newID(), Namespace: n.Namespace, Name: n.Dot, Created: d.now().UTC(), Branch: a.Branch, Cache: a.Cache, Upstreams: []Upstream{a.From}, Origin: a.Lazy,
 	}
 	err := d.store.Update(func(tx *store.Tx) error {
 		if _, ok := tx.Meta(nameKey(n)); ok {
@@ -196,8 +197,8 @@ func (d *Dots) AddBranch(ctx context.Context, n Name, branch string, id object.I
 
 // Forward moves the branch of n from one commit to another that has arrived, and shows it in the working copy, under live
 // mounts. It is for the caller to know that nothing is given up by that. A dirty working copy is a Conflict with its figures,
-// and so is a branch that is not at from any more.
-func (d *Dots) Forward(ctx context.Context, n Name, from, to object.ID) error {
+// unless what is dirty is to be dropped, and so is a branch that is not at from any more.
+func (d *Dots) Forward(ctx context.Context, n Name, from, to object.ID, drop bool) error {
 	u, err := d.change(ctx, n)
 	if err != nil {
 		return err
@@ -206,7 +207,7 @@ func (d *Dots) Forward(ctx context.Context, n Name, from, to object.ID) error {
 	if u.tip != from {
 		return errs.WithHint(errs.New(errs.Conflict, "branch %s has got another commit meanwhile", u.name), "pull again")
 	}
-	if err := cleanForPull(ctx, u); err != nil {
+	if err := cleanForPull(ctx, u); err != nil && !(drop && errs.KindOf(err) == errs.Conflict) {
 		return err
 	}
 	commit, err := d.commit(ctx, to)

@@ -95,8 +95,16 @@ func (c *clusterInitCmd) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
+	config, err := c.configPath()
+	if err == nil {
+		config, err = filepath.Abs(config) // the server runs in another directory
+	}
+	if err != nil {
+		return errs.New(errs.Usage, "find the client config: %w", err)
+	}
 	started, err := daemon.Start(cmd.Context(), daemon.Config{
 		Home: home, Cache: c.cache, Reserve: int64(c.reserve), DockerPlugin: pluginName(c.plugin),
+		ClientConfig: config,
 	})
 	if err != nil {
 		return err
@@ -362,7 +370,9 @@ func (c *serverCmd) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	cfg := daemon.Config{Home: home, Cache: c.cache, Reserve: int64(c.reserve), DockerPlugin: pluginName(c.plugin)}
+	cfg := daemon.Config{
+		Home: home, Cache: c.cache, Reserve: int64(c.reserve), DockerPlugin: pluginName(c.plugin), Remote: c.remote,
+	}
 	switch c.log {
 	case "stderr":
 		cfg.Log = c.err

@@ -12,6 +12,7 @@ type pullCmd struct {
 	name     string
 	all      bool
 	stash    bool
+	restart  bool
 	complete bool
 }
 
@@ -32,6 +33,7 @@ func newPull(a *app) *cobra.Command {
 	cmd.Flags().StringVar(&c.name, "remote-name", "", "the `NAMESPACE/DOT` to pull from (default: where it came from or went before)")
 	cmd.Flags().BoolVar(&c.all, "all", false, "all branches and tags of the remote's dot")
 	cmd.Flags().BoolVar(&c.complete, "complete", false, "also fetch all that a lazy clone has left at the remote")
+	cmd.Flags().BoolVar(&c.restart, "restart", false, "stop the containers that use the branch, and start them again on what was pulled")
 	cmd.Flags().BoolVar(&c.stash, "stash-on-divergence", false, "where the two have diverged, keep this machine's commits as another branch")
 	return cmd
 }
@@ -45,9 +47,11 @@ func (c *pullCmd) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	return c.travel.run(c.app, "Pulling", "received", func(p func(api.Progress), tell func(api.Travel) error) (api.TransferResult, error) {
+	err = c.travel.run(c.app, "Pulling", "received", func(p func(api.Progress), tell func(api.Travel) error) (api.TransferResult, error) {
 		return server.Pull(cmd.Context(), api.PullRequest{
-			Remote: rem, Dot: dot, Branch: branch, Name: c.name, All: c.all, Stash: c.stash, Complete: c.complete,
+			Remote: rem, Dot: dot, Branch: branch, Name: c.name, All: c.all, Stash: c.stash, Restart: c.restart, Complete: c.complete,
 		}, p, tell)
 	})
+	sayRestarted(c.err, c.travel.result.Restarted)
+	return err
 }

@@ -19,7 +19,7 @@ var theEngine struct {
 	once   sync.Once
 	engine *docker.Engine
 	err    error
-	number int // of plugins so far
+	inUse  map[string]bool // names of volume drivers
 }
 
 // smallImage is an image with a directory /data that belongs to nobody and has content.
@@ -64,8 +64,7 @@ func newHost(t *testing.T) *host {
 	if theEngine.err != nil {
 		t.Fatal(theEngine.err)
 	}
-	theEngine.number++
-	h := &host{engine: theEngine.engine, driver: fmt.Sprintf("dmt%s-%d", strconv.FormatInt(int64(os.Getpid()), 36), theEngine.number)}
+	h := &host{engine: theEngine.engine, driver: takeDriver(t)}
 	base := baseDir(t)
 	h.server = &server{
 		t: t, base: base, home: filepath.Join(base, "home"), cache: writeback,
@@ -75,6 +74,31 @@ func newHost(t *testing.T) *host {
 	h.server.start()
 	t.Cleanup(h.removeAll)
 	return h
+}
+
+// takeDriver returns a name for a volume driver that no other server of the machine has. Docker asks all drivers that it has
+// ever met where a volume is, and waits long for those that are gone: so a name is used again by the next test, and an
+// engine that has met a second one is restarted.
+func takeDriver(t *testing.T) string {
+	if theEngine.inUse == nil {
+		theEngine.inUse = map[string]bool{}
+	}
+	for n := 1; ; n++ {
+		name := fmt.Sprintf("dmt%s-%d", strconv.FormatInt(int64(os.Getpid()), 36), n)
+		if theEngine.inUse[name] {
+			continue
+		}
+		theEngine.inUse[name] = true
+		t.Cleanup(func() {
+			delete(theEngine.inUse, name)
+			if n > 1 {
+				if err := theEngine.engine.Restart(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		return name
+	}
 }
 
 // removeAll removes all containers, and the volumes of this host's driver.

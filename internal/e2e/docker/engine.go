@@ -124,7 +124,10 @@ func (e *Engine) Kill() error {
 	if err := e.end(syscall.SIGKILL); err != nil {
 		return err
 	}
-	// Its containerd ends when it sees that nobody is there any more, or is found by the next engine.
+	// Its containerd is killed with it. Where nobody reaps that, the next engine would take it for alive.
+	if err := os.Remove(e.path("exec/containerd/containerd.pid")); err != nil {
+		return err
+	}
 	return e.start()
 }
 
