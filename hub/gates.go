@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"sync"
@@ -36,8 +37,24 @@ func newGates(l Limits) gates {
 	return gates{&gateState{limits: l, users: map[asker]int{}, failed: map[attempt]failures{}}}
 }
 
-// enter begins a transfer; ok is false where there are too many. leave ends it.
-func (g gates) enter(who asker) (leave func(), ok bool) {
+// enterEvery is how often somebody who waits for a transfer looks whether it can begin.
+const enterEvery = 20 * time.Millisecond
+
+// enter begins a transfer, and waits a while where there are too many; ok is false where that did not help. leave ends it.
+func (g gates) enter(ctx context.Context, who asker) (leave func(), ok bool) {
+	for deadline := time.Now().Add(g.limits.TransferWait); ; {
+		if leave, ok = g.tryEnter(who); ok || !time.Now().Before(deadline) {
+			return leave, ok
+		}
+		select {
+		case <-time.After(enterEvery):
+		case <-ctx.Done():
+			return nil, false
+		}
+	}
+}
+
+func (g gates) tryEnter(who asker) (leave func(), ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.running >= g.limits.Transfers || g.users[who] >= g.limits.UserTransfers {

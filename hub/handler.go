@@ -175,7 +175,7 @@ func answerStatus(w http.ResponseWriter, status int, err error) {
 // transfer bounds how many of fn run at a time, and how long a client may let one wait.
 func (h *Hub) transfer(fn route) route {
 	return func(w http.ResponseWriter, r *http.Request, who asker) error {
-		leave, ok := h.gates.enter(who)
+		leave, ok := h.gates.enter(r.Context(), who)
 		if !ok {
 			w.Header().Set("Retry-After", "5")
 			answerStatus(w, http.StatusServiceUnavailable, errs.New(errs.Unreachable, "the hub is busy"))

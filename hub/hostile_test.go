@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -280,7 +281,7 @@ func (r *records) Read(p []byte) (int, error) {
 func TestTransferLimit(t *testing.T) { eachEngine(t, testTransferLimit) }
 
 func testTransferLimit(t *testing.T, engine string) {
-	h := serveHub(t, engine, Limits{UserTransfers: 1}, "alice", "bob")
+	h := serveHub(t, engine, Limits{UserTransfers: 1, TransferWait: 100 * time.Millisecond}, "alice", "bob")
 	post := func(user string, body io.Reader) (*http.Response, error) {
 		req, err := http.NewRequest(http.MethodPost, fmt.Sprintf("%s/v1/dots/%s/a/packs", h.url, user), body)
 		must(t, err)

@@ -52,8 +52,9 @@ type Config struct {
 
 // Limits bound what users may ask of a hub at a time. Zero values stand for the defaults in parentheses.
 type Limits struct {
-	Transfers     int           // packs taken in and loads answered at a time (64)
-	UserTransfers int           // the same, of one user (16)
+	Transfers     int           // packs taken in and loads answered at a time (24)
+	UserTransfers int           // the same, of one user (12)
+	TransferWait  time.Duration // how long others wait before they are told to come back (30 seconds)
 	Logins        int           // wrong keys of one user from one address before they have to wait (10)
 	LoginWait     time.Duration // how long, doubled with each more (1 minute)
 	Dots          int           // of one user (10,000)
@@ -67,15 +68,14 @@ func (l *Limits) fill() {
 			*v = n
 		}
 	}
-	set(&l.Transfers, 64)
-	set(&l.UserTransfers, 16)
+	set(&l.Transfers, 24)
+	set(&l.UserTransfers, 12)
 	set(&l.Logins, 10)
 	set(&l.Dots, 10000)
 	set(&l.Refs, 10000)
 	set(&l.Connections, 1024)
-	if l.LoginWait == 0 {
-		l.LoginWait = time.Minute
-	}
+	l.LoginWait = cmp.Or(l.LoginWait, time.Minute)
+	l.TransferWait = cmp.Or(l.TransferWait, 30*time.Second)
 }
 
 const defaultMinFree = 1 << 30

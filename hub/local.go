@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sync/semaphore"
 
 	"dm/internal/durable"
 	"dm/internal/errs"
@@ -23,13 +24,18 @@ type localEngine struct {
 	store *store.Store
 	db    *bbolt.DB
 	codec *pack.Codec
+	room  *semaphore.Weighted // bytes of objects being unpacked
 }
+
+// memoryForObjects bounds the objects that are being unpacked at a time, in bytes. One takes up to five times its size,
+// with its base and its record.
+const memoryForObjects = 5 * object.MaxSize
 
 func openLocal(ctx context.Context, dir string, minFree int64) (_ *localEngine, err error) {
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return nil, errs.New(errs.KindOf(err), "open hub %s: %w", dir, err)
 	}
-	e := &localEngine{}
+	e := &localEngine{room: semaphore.NewWeighted(memoryForObjects)}
 	defer func() {
 		if err != nil {
 			e.close()
@@ -143,7 +149,7 @@ func (e *localEngine) takeIn(ctx context.Context, s *sight, body io.Reader) (st 
 		return st, err
 	}
 	defer batch.Abort()
-	in := &intake{e: e, sight: s, batch: batch, got: map[object.ID]object.Kind{}, needs: map[object.ID]object.Kind{}}
+	in := &intake{e: e, sight: s, batch: batch, got: map[object.ID]object.Kind{}, needs: map[object.ID]object.Kind{}, chain: map[object.ID]int{}}
 	if err := in.read(ctx, pack.NewReader(body)); err != nil {
 		return st, err
 	}
@@ -187,6 +193,7 @@ type intake struct {
 	batch   *store.Batch
 	got     map[object.ID]object.Kind // in the pack
 	needs   map[object.ID]object.Kind // what those need
+	chain   map[object.ID]int         // of deltas in the pack: how many records of it they take
 	adopted map[object.ID]object.Kind // members of other dots that become this one's
 	stats   packStats
 	plain   int64 // bytes unpacked
@@ -217,8 +224,16 @@ func (in *intake) record(ctx context.Context, rec *pack.Record) error {
 	if in.plain += int64(rec.PlainLen); in.plain > hubproto.MaxPlain {
 		return errs.New(errs.Damaged, "the pack unpacks to more than %d bytes", hubproto.MaxPlain)
 	}
+	room := int64(5 * rec.PlainLen)
+	if err := in.e.room.Acquire(ctx, room); err != nil {
+		return err
+	}
+	defer in.e.room.Release(room)
 	var base []byte
 	if rec.Encoding.HasBase() {
+		if err := chained(in.chain, &rec.Head); err != nil {
+			return err
+		}
 		var err error
 		if base, err = in.base(ctx, rec); err != nil {
 			return err
@@ -238,6 +253,16 @@ func (in *intake) record(ctx context.Context, rec *pack.Record) error {
 		return err
 	}
 	in.got[rec.ID] = rec.Kind
+	return nil
+}
+
+// chained notes how long the chain is whose end a delta is.
+func chained(chain map[object.ID]int, h *pack.Head) error {
+	n := chain[h.Base] + 1
+	if n > hubproto.MaxChain {
+		return errs.New(errs.Damaged, "%s %s is the end of a chain of more than %d deltas", h.Kind, h.ID.Short(), hubproto.MaxChain)
+	}
+	chain[h.ID] = n
 	return nil
 }
 

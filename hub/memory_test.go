@@ -1,21 +1,28 @@
 package hub
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"dm/object"
 	"dm/remote"
+	"dm/remote/hubproto"
 	"dm/remote/hubremote"
 	"dm/store"
+	"dm/store/pack"
 )
 
 // maxMemory is what no process may take for a transfer of any size, in bytes.
@@ -184,4 +191,74 @@ func pullRole(ctx context.Context) error {
 		}
 		return err
 	})
+}
+
+// chain is a pack of n deltas of 4 MiB, each on top of the one before.
+func chain(n int) []byte {
+	p := newPack()
+	content := make([]byte, object.MaxSize)
+	rand.NewChaCha8([32]byte{2}).Read(content)
+	base := object.Sum(object.KindChunk, content)
+	p.whole(object.KindChunk, content)
+	for i := range n {
+		next := bytes.Clone(content)
+		next[i]++
+		p.delta(object.KindChunk, next, base, content)
+		content, base = next, object.Sum(object.KindChunk, next)
+	}
+	return p.seal().Data
+}
+
+// Many clients at a time send what is made to take memory: packs that unpack to more than is allowed, bodies without an end,
+// chains and loops of deltas. The hub refuses all of it within its memory, and serves others meanwhile.
+func TestMemoryOfHostileRequests(t *testing.T) { eachEngine(t, testMemoryOfHostileRequests) }
+
+func testMemoryOfHostileRequests(t *testing.T, engine string) {
+	hub := newChild(t, engine)
+	hub.start()
+	defer hub.kill()
+	long, longest, inflated := chain(hubproto.MaxChain+1), chain(hubproto.MaxChain), inflating().Data
+	bodies := map[string]func() io.Reader{
+		"packs":  func() io.Reader { return bytes.NewReader(inflated) },
+		"packs#": func() io.Reader { return bytes.NewReader(long) },
+		"packs##": func() io.Reader {
+			return io.MultiReader(bytes.NewReader(pack.AppendHeader(nil)), &records{codec: newPack().codec})
+		},
+		"missing": func() io.Reader { return endless{} },
+		"load":    func() io.Reader { return endless{} },
+		"refs":    func() io.Reader { return io.MultiReader(strings.NewReader(`{"ref":"`), endless{}) },
+	}
+	var wg sync.WaitGroup
+	bodies["packs###"] = func() io.Reader { return bytes.NewReader(longest) } // which is allowed, and 260 MB
+	for path, body := range bodies {
+		for range 4 {
+			wg.Go(func() {
+				url := "http://" + hub.addr + "/v1/dots/alice/app/" + strings.TrimRight(path, "#")
+				req, err := http.NewRequest(http.MethodPost, url, io.LimitReader(body(), 2*hubproto.MaxPack))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				req.SetBasicAuth("alice", hub.key)
+				resp, err := http.DefaultClient.Do(req)
+				if err != nil {
+					return // hung up: that is fine, too
+				}
+				resp.Body.Close()
+				if path == "packs###" && resp.StatusCode == http.StatusNoContent {
+					return
+				}
+				if resp.StatusCode < 400 || resp.StatusCode == http.StatusInternalServerError {
+					t.Errorf("%s: status %d", path, resp.StatusCode)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	peak, err := peakOf(strconv.Itoa(hub.cmd.Process.Pid))
+	must(t, err)
+	t.Logf("the hub had at most %d MiB resident", peak>>20)
+	if peak > maxMemory {
+		t.Errorf("the hub took %d MiB", peak>>20)
+	}
 }

@@ -42,7 +42,7 @@ type sharedEngine struct {
 	dir      string // caches and spooled packs
 	codec    *pack.Codec
 	accounts *accountsFile
-	room     *semaphore.Weighted // bytes of packs in memory, each of which may be there twice
+	room     *semaphore.Weighted // bytes in memory of packs being taken in
 	again    *semaphore.Weighted // one at a time stores what cannot be shared
 
 	ctx    context.Context // of what goes on in the background; ends with the hub
@@ -68,8 +68,10 @@ const (
 	probeKey      = "dm-probe"
 	dotsPrefix    = "dots/"
 
-	// memoryForPacks bounds the packs that are being looked at, in bytes. Until they have come whole they are on disk.
-	memoryForPacks = hubproto.MaxPack
+	// memoryForPacks bounds what packs take that are being looked at, in bytes. Until they have come whole they are on disk.
+	memoryForPacks = hubproto.MaxPack + intakeSize + 16<<20
+	// intakeSize is what looking at a pack takes besides it, in bytes: bases, the object at hand, and the pack that is stored.
+	intakeSize = plainsSize + windowSize + 2*object.MaxSize + outSize
 	// rememberedObjects bounds what is remembered of all dots but the one in use; an object takes some 60 bytes.
 	rememberedObjects = 1 << 20
 	// maxOthers is how many other dots are searched for what a sender has not sent.

@@ -101,7 +101,7 @@ func (a *adoption) find(ctx context.Context, kind object.Kind, id object.ID) (*s
 
 // storeAgain stores whole what is a delta of what the dot has not.
 func (e *sharedEngine) storeAgain(ctx context.Context, add *bucket.Addition, from *sharedDot, ids []object.ID) error {
-	const packSize = 16 << 20
+	const packSize = 8 << 20
 	if err := e.again.Acquire(ctx, 1); err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (e *sharedEngine) storeAgain(ctx context.Context, add *bucket.Addition, fro
 			if err := add.Pack(ctx, out.seal()); err != nil {
 				return err
 			}
-			out = newPackBuilder(packSize)
+			out.reset()
 		}
 		out.whole(e.codec, kind, id, plain)
 		return nil
@@ -124,7 +124,7 @@ func (e *sharedEngine) storeAgain(ctx context.Context, add *bucket.Addition, fro
 }
 
 // readBatch is how many bytes of objects are read at a time.
-const readBatch = 8 << 20
+const readBatch = 4 << 20
 
 // read calls fn with each object of ids, which the dot is known to have, unpacked and compared with its id. What fn is
 // given is its own.
@@ -161,7 +161,7 @@ type unpacking struct {
 
 func (u *unpacking) run(ctx context.Context, ids []object.ID) error {
 	ask := ids
-	for range chainLimit {
+	for range hubproto.MaxChain {
 		for _, id := range ask {
 			u.asked[id] = true
 		}
@@ -227,11 +227,10 @@ func (u *unpacking) unpark() error {
 type packBuilder struct {
 	data    []byte
 	records []remote.Located
-	depth   map[object.ID]int
 }
 
 func newPackBuilder(size int) packBuilder {
-	return packBuilder{data: pack.AppendHeader(make([]byte, 0, size+pack.MaxHeadLen)), depth: map[object.ID]int{}}
+	return packBuilder{data: pack.AppendHeader(make([]byte, 0, size+pack.MaxHeadLen))}
 }
 
 // record appends a record as it is.
@@ -251,7 +250,11 @@ func (b *packBuilder) whole(codec *pack.Codec, kind object.Kind, id object.ID, p
 
 func (b *packBuilder) note(h pack.Head, depth int) {
 	b.records = append(b.records, remote.Located{Head: h, Off: int64(len(b.data)), Depth: depth})
-	b.depth[h.ID] = depth
+}
+
+// reset begins another pack in the same memory.
+func (b *packBuilder) reset() {
+	b.data, b.records = pack.AppendHeader(b.data[:0]), nil
 }
 
 func (b *packBuilder) seal() *remote.Pack {

@@ -25,10 +25,11 @@ func (e *sharedEngine) takeIn(ctx context.Context, s *sight, body io.Reader) (st
 		return st, err
 	}
 	defer file.Close()
-	if err := e.room.Acquire(ctx, size); err != nil {
+	room := size + intakeSize
+	if err := e.room.Acquire(ctx, room); err != nil {
 		return st, err
 	}
-	defer e.room.Release(size)
+	defer e.room.Release(room)
 	data := make([]byte, size)
 	if _, err := file.ReadAt(data, 0); err != nil {
 		return st, fmt.Errorf("read what was received: %w", err)
@@ -39,7 +40,7 @@ func (e *sharedEngine) takeIn(ctx context.Context, s *sight, body io.Reader) (st
 	}
 	in := &sharedIntake{
 		e: e, own: own, others: others, data: data, at: map[object.ID]int{}, needs: map[object.ID]object.Kind{},
-		plains: newPlains(plainsSize),
+		depth: map[object.ID]int{}, plains: newPlains(plainsSize),
 	}
 	if err := in.scan(); err != nil {
 		return st, err
@@ -48,17 +49,12 @@ func (e *sharedEngine) takeIn(ctx context.Context, s *sight, body io.Reader) (st
 	if err := in.find(ctx); err != nil {
 		return st, err
 	}
-	if err := in.records2pack(ctx); err != nil {
+	add := own.r.Add()
+	if err := in.store(ctx, add); err != nil {
 		return st, err
 	}
-	add := own.r.Add()
 	if st.Adopted, err = in.adoptNeeds(ctx, add); err != nil {
 		return st, err
-	}
-	if len(in.records) > 0 {
-		if err := add.Pack(ctx, in.out.seal()); err != nil {
-			return st, err
-		}
 	}
 	if err := s.still(ctx); err != nil {
 		return st, err
@@ -89,12 +85,12 @@ func (e *sharedEngine) spool(body io.Reader) (file *os.File, size int64, err err
 const (
 	// maxChain is the longest chain of deltas, as for all who write to remotes.
 	maxChain = 8
-	// chainLimit is the longest chain of deltas within a pack that is unpacked.
-	chainLimit = 2 * maxChain
 	// plainsSize is how many bytes of plain objects are kept as bases.
-	plainsSize = 16 << 20
+	plainsSize = 4 << 20
 	// windowSize is how many bytes of bases are read from the bucket at a time.
-	windowSize = 8 << 20
+	windowSize = 4 << 20
+	// outSize is from how many bytes on a pack is stored and another one begun. What clients send is mostly below.
+	outSize = 12 << 20
 )
 
 // sharedIntake is one pack being taken in.
@@ -110,6 +106,7 @@ type sharedIntake struct {
 	plains  *plains
 	bases   map[object.ID][]byte // from the bucket, for the records at hand
 	out     packBuilder
+	depth   map[object.ID]int // of what was stored
 }
 
 // scan looks at the pack's form: where its records are, and that it is whole and within limits.
@@ -117,6 +114,7 @@ func (in *sharedIntake) scan() error {
 	r := pack.NewReader(bytes.NewReader(in.data))
 	off := int64(len(pack.AppendHeader(nil)))
 	plain := int64(0)
+	chain := map[object.ID]int{}
 	for {
 		rec, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -130,6 +128,11 @@ func (in *sharedIntake) scan() error {
 		}
 		if plain += int64(rec.PlainLen); plain > hubproto.MaxPlain {
 			return errs.New(errs.Damaged, "the pack unpacks to more than %d bytes", hubproto.MaxPlain)
+		}
+		if rec.Encoding.HasBase() {
+			if err := chained(chain, &rec.Head); err != nil {
+				return err
+			}
 		}
 		in.at[rec.ID] = len(in.records)
 		in.records = append(in.records, remote.Located{Head: rec.Head, Off: off})
@@ -182,10 +185,9 @@ func (in *sharedIntake) find(ctx context.Context) error {
 	}
 }
 
-// records2pack checks each record and appends it to the pack that is stored. Bases out of the bucket are read for some
-// records at a time.
-func (in *sharedIntake) records2pack(ctx context.Context) error {
-	in.out = newPackBuilder(len(in.data))
+// store checks each record and stores them, mostly in one pack. Bases out of the bucket are read for some records at a time.
+func (in *sharedIntake) store(ctx context.Context, add *bucket.Addition) error {
+	in.out = newPackBuilder(min(len(in.data), outSize) + pack.MaxRecord)
 	for i := 0; i < len(in.records); {
 		n, err := in.window(ctx, i)
 		if err != nil {
@@ -196,13 +198,28 @@ func (in *sharedIntake) records2pack(ctx context.Context) error {
 				return err
 			}
 			i++
+			if len(in.out.data) > outSize {
+				if err := in.flush(ctx, add); err != nil {
+					return err
+				}
+			}
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 	}
 	in.bases = nil
-	return nil
+	return in.flush(ctx, add)
+}
+
+// flush stores the pack at hand. Nothing of it can be seen yet.
+func (in *sharedIntake) flush(ctx context.Context, add *bucket.Addition) error {
+	if len(in.out.records) == 0 {
+		return nil
+	}
+	err := add.Pack(ctx, in.out.seal())
+	in.out.reset()
+	return err
 }
 
 // window reads the bases of the next records and says how many records they are for.
@@ -236,7 +253,7 @@ func (in *sharedIntake) window(ctx context.Context, from int) (n int, err error)
 // record checks one record and appends it.
 func (in *sharedIntake) record(ctx context.Context, i int) error {
 	h := &in.records[i].Head
-	plain, err := in.plain(ctx, i, 0)
+	plain, err := in.plain(ctx, i)
 	if err != nil {
 		return fmt.Errorf("unpack %s %s: %w", h.Kind, h.ID.Short(), err)
 	}
@@ -245,7 +262,7 @@ func (in *sharedIntake) record(ctx context.Context, i int) error {
 	}
 	depth, asItIs := 0, true
 	if h.Encoding.HasBase() {
-		if d, ok := in.out.depth[h.Base]; ok {
+		if d, ok := in.depth[h.Base]; ok {
 			depth = d + 1
 		} else if base, d, ok := in.own.r.Head(h.Base); ok && base.Kind == h.Kind {
 			depth = d + 1
@@ -259,20 +276,19 @@ func (in *sharedIntake) record(ctx context.Context, i int) error {
 			return err
 		}
 		in.out.record(&rec, depth)
+		in.depth[h.ID] = depth
 		return nil
 	}
 	in.out.whole(in.e.codec, h.Kind, h.ID, plain)
+	in.depth[h.ID] = 0
 	return nil
 }
 
 // plain unpacks a record of the pack and compares it with its id. Bases that are not remembered are unpacked again.
-func (in *sharedIntake) plain(ctx context.Context, i, depth int) ([]byte, error) {
+func (in *sharedIntake) plain(ctx context.Context, i int) ([]byte, error) {
 	h := &in.records[i].Head
 	if b, ok := in.plains.get(h.ID); ok {
 		return b, nil
-	}
-	if depth > chainLimit {
-		return nil, errs.New(errs.Damaged, "a chain of more than %d deltas", chainLimit)
 	}
 	rec, err := pack.ParseRecord(in.data[in.records[i].Off:])
 	if err != nil {
@@ -290,7 +306,7 @@ func (in *sharedIntake) plain(ctx context.Context, i, depth int) ([]byte, error)
 		if in.records[at].Kind != h.Kind {
 			return nil, errs.New(errs.Damaged, "base %s is a %s", h.Base.Short(), in.records[at].Kind)
 		}
-		if base, err = in.plain(ctx, at, depth+1); err != nil {
+		if base, err = in.plain(ctx, at); err != nil {
 			return nil, err
 		}
 	}

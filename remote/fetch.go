@@ -23,9 +23,18 @@ const (
 	defaultRequests = 4
 	defaultBatch    = 16 << 20
 
-	// chunkBatch and metaBatch are how many objects one request asks for.
+	// chunkBatch and metaBatch are how many objects one request asks for, chunks as long as they have not more than
+	// batchBytes together.
 	chunkBatch = 512
 	metaBatch  = 2048
+	batchBytes = 8 << 20
+
+	// maxHeld bounds the deltas of one request that wait for their bases, and those bases, in bytes. With chains as writers
+	// make them it is not reached.
+	maxHeld = 96 << 20
+
+	// maxHistory bounds the commits of one Fetch, in bytes: millions of them.
+	maxHistory = 1 << 30
 
 	// maxAhead bounds what is kept of records that nobody asked for yet, in bytes.
 	maxAhead = 64 << 20
@@ -152,6 +161,7 @@ func (f *fetcher) order(tips []object.ID) []object.ID {
 // fetchCommits fetches the commits that are not known, as far back as one that is.
 func (f *fetcher) fetchCommits(ctx context.Context, tips []object.ID, known func(object.ID) (bool, error)) error {
 	frontier := tips
+	history := int64(0)
 	for len(frontier) > 0 {
 		var wants []Want
 		for _, id := range frontier {
@@ -173,6 +183,9 @@ func (f *fetcher) fetchCommits(ctx context.Context, tips []object.ID, known func
 				c, err := object.DecodeCommit(plain)
 				if err != nil {
 					return fmt.Errorf("read commit %s: %w", id.Short(), err)
+				}
+				if history += int64(len(plain)); history > maxHistory {
+					return errs.New(errs.Damaged, "the remote sends commits of more than %d bytes", int64(maxHistory))
 				}
 				f.commits[id] = &fetched{c, append([]byte(nil), plain...)}
 				frontier = append(frontier, c.Parents...)

@@ -15,8 +15,10 @@ type fetchWalk struct {
 	f     *fetcher
 	out   chan<- []node
 	stack []node
-	hand  []node // chunks found
-	seen  idSet  // chunks found
+	seen  idSet // chunks found
+
+	hand      []node // chunks that go out next
+	handBytes uint64
 }
 
 func (w *fetchWalk) run(ctx context.Context) error {
@@ -69,7 +71,8 @@ func (w *fetchWalk) take(ctx context.Context) ([]node, error) {
 			if !w.seen.add(n.ID) {
 				continue
 			}
-			if w.hand = append(w.hand, n); len(w.hand) >= chunkBatch {
+			w.handBytes += n.size
+			if w.hand = append(w.hand, n); len(w.hand) >= chunkBatch || w.handBytes >= batchBytes {
 				if err := w.send(ctx); err != nil {
 					return nil, err
 				}
@@ -118,7 +121,7 @@ func (w *fetchWalk) send(ctx context.Context) error {
 	}
 	select {
 	case w.out <- w.hand:
-		w.hand = nil
+		w.hand, w.handBytes = nil, 0
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

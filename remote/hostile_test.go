@@ -91,6 +91,15 @@ func TestHostileRemote(t *testing.T) {
 			b.Encoding, b.Base, b.Payload, b.ID = pack.Delta, r.ID, []byte{0, 0}, object.ID{5}
 			return []*pack.Record{&a, &b}
 		},
+		"deltas that do not fit in memory": func(r *pack.Record) []*pack.Record {
+			if r.Kind != object.KindChunk {
+				return []*pack.Record{r}
+			}
+			c := *r
+			n++
+			c.Encoding, c.Base, c.Payload = pack.Delta, object.ID{n, 3}, make([]byte, object.MaxSize)
+			return []*pack.Record{&c}
+		},
 		"what nobody asked for, without end": func(r *pack.Record) []*pack.Record {
 			var list []*pack.Record
 			for i := range 5000 {

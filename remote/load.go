@@ -46,6 +46,15 @@ type loading struct {
 	bases  map[object.ID][]byte      // bases that nobody asked for by themselves
 	asked  map[object.ID]bool        // as bases
 	extra  int                       // bytes of records that came unasked for in this round
+	held   int                       // bytes in parked and bases
+}
+
+// hold counts bytes that are kept until others have come.
+func (l *loading) hold(n int) error {
+	if l.held += n; l.held > maxHeld {
+		return errs.New(errs.Damaged, "the remote sends deltas whose bases take more than %d bytes", maxHeld)
+	}
+	return nil
 }
 
 func (l *loading) round(ctx context.Context, ask []Want) error {
@@ -131,6 +140,7 @@ func (l *loading) record(ctx context.Context, r *pack.Record, fresh bool) error 
 			p.Payload = bytes.Clone(r.Payload)
 		}
 		l.parked[r.ID] = p
+		err = l.hold(len(p.Payload))
 	}
 	return err
 }
@@ -152,6 +162,9 @@ func (l *loading) decode(ctx context.Context, r *pack.Record) (ok bool, err erro
 	}
 	w, needed := l.need[r.ID]
 	if l.asked[r.ID] {
+		if err := l.hold(len(plain)); err != nil {
+			return false, err
+		}
 		l.bases[r.ID] = bytes.Clone(plain)
 	}
 	if !needed {
@@ -205,6 +218,7 @@ func (l *loading) unpark(ctx context.Context) error {
 			}
 			if ok {
 				delete(l.parked, id)
+				l.held -= len(r.Payload)
 				progress = true
 			}
 		}

@@ -244,6 +244,9 @@ func (s *sender) missing(ctx context.Context, nodes []node) ([]node, error) {
 		s.there.add(n.ID)
 	}
 	s.mu.Unlock()
+	if k < len(gone) {
+		return nil, errs.New(errs.Damaged, "the remote says that object %s is missing, for which it was not asked", gone[k].Short())
+	}
 	s.meter.update(func(p *Progress, _ *Stats) {
 		p.TotalBytes += bytes
 		p.TotalObjects += int64(len(list))

@@ -33,8 +33,9 @@ const DefaultPort = "32607"
 const (
 	MaxJSON  = 1 << 20  // bytes of a message
 	MaxIDs   = 8192     // ids in a request
-	MaxPack  = 64 << 20 // bytes of a pack
+	MaxPack  = 32 << 20 // bytes of a pack
 	MaxPlain = 1 << 30  // bytes of a pack's objects, unpacked
+	MaxChain = 64       // deltas of deltas within a pack
 	MaxExtra = 32 << 20 // bytes of records that the answer to a LoadRequest has beyond what was asked for
 )
 

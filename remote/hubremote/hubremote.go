@@ -241,7 +241,7 @@ func (r *Remote) json(ctx context.Context, method, path string, in, out any) err
 }
 
 // maxAnswer bounds listings, in bytes.
-const maxAnswer = 64 << 20
+const maxAnswer = 16 << 20
 
 // WhoAmI asks who the hub takes the user for.
 func (r *Remote) WhoAmI(ctx context.Context) (hubproto.WhoAmI, error) {
@@ -321,8 +321,11 @@ func (d *dot) Refs(ctx context.Context) (map[string]object.ID, error) {
 	refs := make(map[string]object.ID, len(m.Refs))
 	for name, hex := range m.Refs {
 		id, err := object.ParseID(hex)
+		if err == nil && id.IsZero() {
+			err = errs.New(errs.Damaged, "ref points to nothing")
+		}
 		if err = errors.Join(err, remote.CheckRef(name)); err != nil {
-			return nil, errs.New(errs.Damaged, "hub %s: %w", d.r.c.URL, err)
+			return nil, errs.New(errs.Damaged, "hub %s: ref %.140q: %w", d.r.c.URL, name, err)
 		}
 		refs[name] = id
 	}
@@ -363,8 +366,10 @@ func (d *dot) Missing(ctx context.Context, ids []object.ID) ([]object.ID, error)
 				if err != nil {
 					return errs.New(errs.Unreachable, "read the answer of hub %s: %w", d.r.c.URL, err)
 				}
-				got, err = hubproto.DecodeIDs(b)
-				return err
+				if got, err = hubproto.DecodeIDs(b); err != nil {
+					return errs.New(errs.Damaged, "read the answer of hub %s: %w", d.r.c.URL, err)
+				}
+				return nil
 			},
 		})
 		if err != nil {
