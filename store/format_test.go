@@ -74,7 +74,7 @@ func describe(t *testing.T, s *Store) string {
 
 func TestNewerFormatIsRefused(t *testing.T) {
 	for name, content := range map[string]string{
-		"format": "dm store 2\n",
+		"format": formatText(2),
 		journalName: string(func() []byte {
 			b := newJournalHeader()
 			b[8]++

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -20,7 +21,14 @@ import (
 // formatVersion is the version of the directory's layout and of the index.
 const formatVersion = 1
 
-const formatLine = "dm store %d\n"
+// formatText is what is in the file format: the version, and a checksum of that, so that a flipped bit is no newer version.
+// The first stores of version 1 had none.
+func formatText(version int) string {
+	line := fmt.Sprintf("dm store %d", version)
+	return fmt.Sprintf("%s %08x\n", line, crc32.Checksum([]byte(line), crc32.MakeTable(crc32.Castagnoli)))
+}
+
+const firstFormat = "dm store 1\n"
 
 // lockDir makes this process the only one that has the store open.
 func lockDir(dir string) (*os.File, error) {
@@ -48,17 +56,21 @@ func lockDir(dir string) (*os.File, error) {
 // checkFormat refuses a store of a newer format, and marks a new one with ours.
 func checkFormat(dir string) error {
 	path := filepath.Join(dir, "format")
+	ours := []byte(formatText(formatVersion))
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return durable.WriteFile(path, fmt.Appendf(nil, formatLine, formatVersion), 0o600)
+		return durable.WriteFile(path, ours, 0o600)
 	}
 	if err != nil {
 		return errs.New(errs.KindOf(err), "open store %s: %w", dir, err)
 	}
+	if string(b) == firstFormat {
+		return nil
+	}
 	var v int
-	if n, err := fmt.Sscanf(string(b), formatLine, &v); n != 1 || err != nil || v < 1 {
+	if n, err := fmt.Sscanf(string(b), "dm store %d", &v); n != 1 || err != nil || v < 1 || string(b) != formatText(v) {
 		// The version is in every pack and in the journal, too: a damaged note of it need not keep anyone out.
-		return durable.WriteFile(path, fmt.Appendf(nil, formatLine, formatVersion), 0o600)
+		return durable.WriteFile(path, ours, 0o600)
 	}
 	if v > formatVersion {
 		return errs.WithHint(errs.New(errs.Usage, "store %s has format %d; this dm knows %d", dir, v, formatVersion),

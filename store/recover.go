@@ -59,6 +59,10 @@ func (s *Store) openIndex(ctx context.Context) error {
 
 // checkIndex rebuilds the index if it is damaged, or is missing while there is something it should know of.
 func (s *Store) checkIndex(ctx context.Context, st *state) error {
+	clean, err := s.takeClean()
+	if clean || err != nil {
+		return err
+	}
 	bad := checkBolt(filepath.Join(s.dir, indexName))
 	if bad == nil {
 		return nil

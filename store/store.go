@@ -8,6 +8,7 @@
 //	index.db        bbolt: objects, packs, refs, metadata
 //	journal         refs and metadata once more, so that a lost index can be made again from packs and journal
 //	packs/N.pack    objects; N counts up and is never used twice
+//	clean           there while the store is closed and was closed in order; see clean.go
 //	quarantine/     what fsck put aside
 //
 // # Writing
@@ -152,6 +153,9 @@ func (s *Store) Close() error {
 	var err error
 	if s.db != nil {
 		err = s.db.Close()
+	}
+	if s.log != nil && err == nil && s.broken.Load() == nil {
+		err = s.leaveClean()
 	}
 	if s.log != nil {
 		s.log.close()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -379,3 +380,53 @@ func TestConcurrentBatches(t *testing.T) {
 }
 
 func equalStrings(a, b []string) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
+
+// The index is walked at opening unless it is the very file that a store closed in order has left: neither after a crash nor
+// when something has written to it since.
+func TestCleanNote(t *testing.T) {
+	dir := t.TempDir()
+	s := testStore(t, dir, Options{})
+	b := begin(t, s)
+	put(t, b, object.KindChunk, []byte("something"), object.ID{})
+	commit(t, b, nil)
+	note := filepath.Join(dir, cleanName)
+	if _, err := os.Stat(note); !os.IsNotExist(err) {
+		t.Fatalf("an open store has a note: %v", err)
+	}
+	s.Close()
+	text, err := os.ReadFile(note)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := filepath.Join(dir, indexName)
+	whole, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Damage that only the walk finds: the page of the top tree says it is another.
+	flipped := bytes.Clone(whole)
+	for p := 2 * os.Getpagesize(); p < len(flipped); p += os.Getpagesize() {
+		flipped[p] ^= 0x40
+	}
+	if err := os.WriteFile(index, flipped, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = testStore(t, dir, Options{})
+	if len(s.Recovered()) == 0 {
+		t.Error("damage that was written beside the note is not noticed")
+	}
+	if _, err := os.Stat(note); !os.IsNotExist(err) {
+		t.Errorf("the note is still there: %v", err)
+	}
+	if ok, _ := s.Has(object.Sum(object.KindChunk, []byte("something"))); !ok {
+		t.Error("what was stored is lost")
+	}
+	s.Close()
+	if again, err := os.ReadFile(note); err != nil || bytes.Equal(again, text) {
+		t.Errorf("the note of another file is the same: %q, %v", again, err)
+	}
+	s = testStore(t, dir, Options{})
+	if len(s.Recovered()) != 0 {
+		t.Errorf("after a clean end: %v", s.Recovered())
+	}
+}

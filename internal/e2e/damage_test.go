@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,15 +16,17 @@ import (
 	"dm/internal/e2e/tree"
 )
 
-// A flipped byte or a lost tail in any of the server's own files is found: nothing wrong is ever returned as data. Either the
-// server says that it cannot start, or what it then shows is right or an error, and fsck says which.
+// Damage to any of the server's own files is found: bits that flip, tails that are lost, stretches that are zeros or come twice
+// or in each other's place, files that are missing, or another's copy, or swapped. Nothing wrong is ever returned as data.
+// Either the server says that it cannot start, or what it then shows is right or an error, and fsck says which.
 func TestDamagedState(t *testing.T) {
 	seed := uint64(number(t, "DM_SEED", int(time.Now().UnixNano()&0xffffff)))
 	t.Logf("seed %d", seed)
 	d := newDamage(t, seed)
-	rounds := number(t, "DM_ROUNDS", 27)
+	rounds := number(t, "DM_ROUNDS", 36)
+	kinds := damages()
 	for i := range rounds {
-		d.once(d.files[i%len(d.files)], i%4 == 3)
+		d.once(d.files[i%len(d.files)], kinds[(i+i/len(d.files))%len(kinds)])
 	}
 	t.Logf("%d damages: %v", rounds, d.outcomes)
 	if d.outcomes["found by fsck"] == 0 {
@@ -85,39 +88,95 @@ func newDamage(t *testing.T, seed uint64) *damage {
 }
 
 // once damages one file of a fresh copy of the state and looks at everything.
-func (d *damage) once(file string, cut bool) {
+func (d *damage) once(file string, kind spoiling) {
 	d.t.Helper()
 	if err := os.RemoveAll(d.home); err != nil {
 		d.t.Fatal(err)
 	}
 	copyTree(d.t, d.pristine, d.home)
 	d.lost = nil
-	what := d.spoil(filepath.Join(d.home, file), cut)
-	outcome := d.look(file + what)
+	path := filepath.Join(d.home, file)
+	other := d.files[d.rnd.IntN(len(d.files))]
+	if err := kind.do(d.rnd, path, filepath.Join(d.home, other)); err != nil {
+		d.t.Fatal(err)
+	}
+	what := file + ", " + kind.name
+	if kind.files {
+		what += " " + other
+	}
+	outcome := d.look(what)
 	d.outcomes[outcome]++
 	if d.t.Failed() {
-		d.t.Fatalf("%s%s: %s", file, what, outcome)
+		d.t.Fatalf("%s: %s", what, outcome)
 	}
 }
 
-// spoil flips a bit or cuts the tail off, and says which.
-func (d *damage) spoil(path string, cut bool) string {
-	d.t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		d.t.Fatal(err)
+// spoiling is a kind of damage to a file, perhaps with another one.
+type spoiling struct {
+	name  string
+	files bool
+	do    func(rnd *rand.Rand, path, other string) error
+}
+
+// damages returns all kinds.
+func damages() []spoiling {
+	bytesOf := func(fn func(rnd *rand.Rand, data []byte) []byte) func(*rand.Rand, string, string) error {
+		return func(rnd *rand.Rand, path, _ string) error {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(path, fn(rnd, data), 0o600)
+		}
 	}
-	what := ", cut"
-	if cut {
-		data = data[:d.rnd.IntN(len(data))]
-	} else {
-		what = ", flipped"
-		data[d.rnd.IntN(len(data))] ^= 1 << d.rnd.IntN(8)
+	// stretch is a random piece of data.
+	stretch := func(rnd *rand.Rand, data []byte) (from, to int) {
+		from = rnd.IntN(len(data))
+		return from, min(from+1+rnd.IntN(5000), len(data))
 	}
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		d.t.Fatal(err)
+	return []spoiling{
+		{"a bit flipped", false, bytesOf(func(rnd *rand.Rand, data []byte) []byte {
+			data[rnd.IntN(len(data))] ^= 1 << rnd.IntN(8)
+			return data
+		})},
+		{"cut", false, bytesOf(func(rnd *rand.Rand, data []byte) []byte { return data[:rnd.IntN(len(data))] })},
+		{"deleted", false, func(_ *rand.Rand, path, _ string) error { return os.Remove(path) }},
+		{"a stretch of zeros", false, bytesOf(func(rnd *rand.Rand, data []byte) []byte {
+			from, to := stretch(rnd, data)
+			clear(data[from:to])
+			return data
+		})},
+		{"a stretch twice", false, bytesOf(func(rnd *rand.Rand, data []byte) []byte {
+			from, to := stretch(rnd, data)
+			return slices.Insert(data, to, bytes.Clone(data[from:to])...)
+		})},
+		{"two stretches swapped", false, bytesOf(func(rnd *rand.Rand, data []byte) []byte {
+			a, to := stretch(rnd, data)
+			b := rnd.IntN(len(data))
+			for i := range min(to-a, len(data)-b) {
+				data[a+i], data[b+i] = data[b+i], data[a+i]
+			}
+			return data
+		})},
+		{"a copy of", true, func(_ *rand.Rand, path, other string) error {
+			data, err := os.ReadFile(other)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(path, data, 0o600)
+		}},
+		{"swapped with", true, func(_ *rand.Rand, path, other string) error {
+			if path == other {
+				return nil
+			}
+			for _, move := range [][2]string{{path, path + ".tmp"}, {other, path}, {path + ".tmp", other}} {
+				if err := os.Rename(move[0], move[1]); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
 	}
-	return what
 }
 
 // look starts the server on the damaged state and returns what came of it.
@@ -221,6 +280,8 @@ func (d *damage) compare(what, dir string, want map[string]file) (unread int) {
 			d.t.Errorf("%s: %s should not be there", what, rel)
 		} else if got, err := readFile(p); err != nil {
 			unread++
+		} else if rel == "uncommitted" && got.sum == sha256.Sum256(nil) && strings.Contains(what, "journal") {
+			d.lost = append(d.lost, rel) // as it was made, before it was written to
 		} else if got != w {
 			d.t.Errorf("%s: %s reads wrong: %v, want %v", what, rel, got, w)
 		}
