@@ -17,7 +17,8 @@ import (
 // Commit makes a commit of all subdots at one instant and moves the branch to it. When it fails, nothing has happened.
 //
 // Writers wait only for the freeze. What follows reads the frozen state while they go on, and costs what changed since
-// the last commit. The commit exists from the moment the batch is committed: objects, branch and count in one
+// the last commit. Another commit may begin meanwhile: its instant is then, and the rest of it waits, because this one is
+// its parent. The commit exists from the moment the batch is committed: objects, branch and count in one
 // transaction. A crash before leaves the old commit with everything dirty as it was, a crash after the new one: the note
 // that Prepare leaves in the working copy's journal lets the next start tell which.
 func (d *Dots) Commit(ctx context.Context, n Name, req CommitRequest) (*CommitResult, error) {
@@ -25,15 +26,11 @@ func (d *Dots) Commit(ctx context.Context, n Name, req CommitRequest) (*CommitRe
 	if err := checkMeta(req.Meta); err != nil {
 		return nil, err
 	}
-	u, err := d.change(ctx, n)
+	u, err := d.append(ctx, n)
 	if err != nil {
 		return nil, err
 	}
 	defer u.done()
-	count, err := d.countOf(ctx, u.branchState)
-	if err != nil {
-		return nil, err
-	}
 	batch, err := d.store.Begin(ctx)
 	if err != nil {
 		return nil, err
@@ -46,6 +43,14 @@ func (d *Dots) Commit(ctx context.Context, n Name, req CommitRequest) (*CommitRe
 	defer snap.Abort()
 	if req.Frozen != nil {
 		req.Frozen()
+	}
+	// Another commit may have ended since the locks were taken, and is the base then.
+	if err := d.readAgain(u.branchState); err != nil {
+		return nil, err
+	}
+	count, err := d.countOf(ctx, u.branchState)
+	if err != nil {
+		return nil, err
 	}
 
 	res := &CommitResult{Branch: u.name, PauseMS: milliseconds(snap.Pause())}

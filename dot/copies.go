@@ -29,7 +29,8 @@ type WorkingCopy struct {
 
 // slot is the place of one working copy in this process, open or not.
 type slot struct {
-	// base is held by what changes the working copy's base: commit, reset, restore, delete. One at a time.
+	// base is held whole by what changes the working copy's base: reset, restore, delete. Commits hold a share: one may
+	// make its cut while the one before it is being chunked.
 	base *semaphore.Weighted
 	// life is held with weight 1 by whoever uses the open working copy, and whole by who opens or closes it.
 	// It is taken after base.
@@ -37,6 +38,9 @@ type slot struct {
 	open *WorkingCopy // nil: closed; guarded by life
 	gone bool         // its branch was deleted; guarded by life
 }
+
+// baseWhole is how many commits of one working copy can run, the last of them waiting for its cut.
+const baseWhole = 3
 
 // lifeWhole is more users at a time than there can be.
 const lifeWhole = 1 << 30
@@ -46,7 +50,7 @@ func (d *Dots) slot(copyID string) *slot {
 	defer d.mu.Unlock()
 	s := d.slots[copyID]
 	if s == nil {
-		s = &slot{base: semaphore.NewWeighted(1), life: semaphore.NewWeighted(lifeWhole)}
+		s = &slot{base: semaphore.NewWeighted(baseWhole), life: semaphore.NewWeighted(lifeWhole)}
 		d.slots[copyID] = s
 	}
 	return s
@@ -60,25 +64,29 @@ type use struct {
 }
 
 // view opens a branch's working copy for something that may run beside all else.
-func (d *Dots) view(ctx context.Context, n Name) (*use, error) { return d.use(ctx, n, false) }
+func (d *Dots) view(ctx context.Context, n Name) (*use, error) { return d.use(ctx, n, 0) }
+
+// append opens a branch's working copy for a commit: others may be under way, but nothing else that changes its base.
+func (d *Dots) append(ctx context.Context, n Name) (*use, error) { return d.use(ctx, n, 1) }
 
 // change opens a branch's working copy for something that changes its base or needs it to stay.
-func (d *Dots) change(ctx context.Context, n Name) (*use, error) { return d.use(ctx, n, true) }
+func (d *Dots) change(ctx context.Context, n Name) (*use, error) { return d.use(ctx, n, baseWhole) }
 
-func (d *Dots) use(ctx context.Context, n Name, alone bool) (*use, error) {
+// use opens a branch's working copy with a share of its base.
+func (d *Dots) use(ctx context.Context, n Name, share int64) (*use, error) {
 	b, err := d.branch(ctx, n)
 	if err != nil {
 		return nil, err
 	}
 	s := d.slot(b.rec.Copy)
 	unlock := func() {}
-	if alone {
-		if err := s.base.Acquire(ctx, 1); err != nil {
+	if share > 0 {
+		if err := s.base.Acquire(ctx, share); err != nil {
 			return nil, err
 		}
-		unlock = func() { s.base.Release(1) }
+		unlock = func() { s.base.Release(share) }
 	}
-	wc, err := d.enter(ctx, s, b, alone)
+	wc, err := d.enter(ctx, s, b, share > 0)
 	if err != nil {
 		unlock()
 		return nil, err
@@ -87,9 +95,16 @@ func (d *Dots) use(ctx context.Context, n Name, alone bool) (*use, error) {
 		s.life.Release(1)
 		unlock()
 	}
-	// What was read before the locks were held may have changed since. The branch keeps its working copy's id
-	// through a rename, so it is found again by the dot's id.
-	err = d.store.View(func(tx *store.Tx) error {
+	if err := d.readAgain(b); err != nil { // it may have changed before the locks were held
+		done()
+		return nil, err
+	}
+	return &use{branchState: b, WorkingCopy: wc, done: done}, nil
+}
+
+// readAgain reads what a branch is by now. It keeps its working copy's id through a rename, so it is found by the dot's id.
+func (d *Dots) readAgain(b *branchState) error {
+	return d.store.View(func(tx *store.Tx) error {
 		if _, err := getJSON(tx, dotKey(b.dot.ID), &b.dot); err != nil {
 			return err
 		}
@@ -97,11 +112,6 @@ func (d *Dots) use(ctx context.Context, n Name, alone bool) (*use, error) {
 		b.tip, _ = tx.Ref(b.ref())
 		return err
 	})
-	if err != nil {
-		done()
-		return nil, err
-	}
-	return &use{branchState: b, WorkingCopy: wc, done: done}, nil
 }
 
 // enter takes a share of the slot's life, opening the working copy if it is not open. baseHeld says whether the caller
@@ -128,10 +138,10 @@ func (d *Dots) enter(ctx context.Context, s *slot, b *branchState, baseHeld bool
 // openSlot opens a slot's working copy unless another did meanwhile.
 func (d *Dots) openSlot(ctx context.Context, s *slot, b *branchState, baseHeld bool) error {
 	if !baseHeld {
-		if err := s.base.Acquire(ctx, 1); err != nil {
+		if err := s.base.Acquire(ctx, baseWhole); err != nil {
 			return err
 		}
-		defer s.base.Release(1)
+		defer s.base.Release(baseWhole)
 	}
 	if err := s.life.Acquire(ctx, lifeWhole); err != nil {
 		return err
@@ -243,10 +253,10 @@ func (d *Dots) WorkingCopy(ctx context.Context, n Name) (*WorkingCopy, error) {
 // Release closes a working copy that nobody shows any more. Not open: no error.
 func (d *Dots) Release(ctx context.Context, copyID string) error {
 	s := d.slot(copyID)
-	if err := s.base.Acquire(ctx, 1); err != nil {
+	if err := s.base.Acquire(ctx, baseWhole); err != nil {
 		return err
 	}
-	defer s.base.Release(1)
+	defer s.base.Release(baseWhole)
 	return s.close(ctx)
 }
 
@@ -274,10 +284,10 @@ func (s *slot) shut(ctx context.Context) error {
 func (d *Dots) destroy(ctx context.Context, copyIDs []string, commit func(tx *store.Tx) error) error {
 	for _, id := range copyIDs {
 		s := d.slot(id)
-		if err := s.base.Acquire(ctx, 1); err != nil {
+		if err := s.base.Acquire(ctx, baseWhole); err != nil {
 			return err
 		}
-		defer s.base.Release(1)
+		defer s.base.Release(baseWhole)
 		if d.cfg.Detach != nil {
 			if err := d.cfg.Detach(ctx, id); err != nil {
 				return err

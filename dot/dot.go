@@ -47,7 +47,8 @@ type Config struct {
 }
 
 // Dots is all dots of one machine. Its methods are safe for concurrent use. Of each working copy one change of its base at
-// a time (commit, reset, restore, delete) runs, others wait; everything else runs beside it. A Name's Branch
+// a time (commit, reset, restore, delete) runs, others wait; but a commit fixes its content while the one before it is
+// being stored. Everything else runs beside it. A Name's Branch
 // may be empty: the dot's current one. A dot that is not there is an error of kind NotFound.
 type Dots struct {
 	cfg   Config

@@ -7,8 +7,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"dm/internal/errs"
 	"dm/store"
@@ -591,5 +594,82 @@ func TestDeleteBesideEverything(t *testing.T) {
 		if left, _ := filepath.Glob(filepath.Join(h.dir, "work", "*")); len(left) != 0 {
 			t.Fatalf("left: %v", left)
 		}
+	}
+}
+
+// kernelStub tells when a freeze is behind the gate.
+type kernelStub struct{ frozen chan struct{} }
+
+func (k kernelStub) Flush(context.Context) error                          { return nil }
+func (k kernelStub) Recall(context.Context) error                         { return nil }
+func (k kernelStub) Invalidate(dir workcopy.NodeID, names []string) error { return nil }
+func (k kernelStub) FlushRecent(context.Context) error {
+	k.frozen <- struct{}{}
+	return nil
+}
+
+// TestCommitsOverlap: a commit that begins while another is being chunked holds what was there when it began, and follows
+// the other.
+func TestCommitsOverlap(t *testing.T) {
+	ctx := t.Context()
+	h := newHome(t)
+	n := h.create("d", "a")
+	f := h.fs(n)
+	wc, err := h.WorkingCopy(ctx, n)
+	f.must(err)
+	k := kernelStub{make(chan struct{}, 1)}
+	defer wc.Copy.Attach(k)()
+	f.write("a/f", []byte("first"))
+
+	chunking, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	results := make(chan *CommitResult, 2)
+	var g errgroup.Group
+	commit := func(message string, progress func(Progress)) {
+		g.Go(func() error {
+			res, err := h.Commit(ctx, n, CommitRequest{Author: "t", Message: message, Progress: progress})
+			results <- res
+			return err
+		})
+	}
+	commit("one", func(Progress) {
+		once.Do(func() {
+			close(chunking)
+			<-release
+		})
+	})
+	<-k.frozen
+	<-chunking
+	f.write("a/f", []byte("second"))
+	commit("two", nil)
+	<-k.frozen
+	f.write("a/f", []byte("third")) // waits at the gate until the cut
+	select {
+	case <-results:
+		t.Fatal("a commit ended before the one before it")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(release)
+	f.must(g.Wait())
+
+	log, err := h.Log(ctx, n, "", 0)
+	f.must(err)
+	if len(log) != 2 || log[0].Message != "one" || log[1].Message != "two" {
+		t.Fatalf("log: %+v", log)
+	}
+	for i, want := range []string{"first", "second"} {
+		var got bytes.Buffer
+		f.must(h.Cat(ctx, n, log[i].ID, "a/f", &got))
+		if got.String() != want {
+			t.Errorf("commit %d holds %q, want %q", i, got.String(), want)
+		}
+	}
+	list, err := h.List(ctx)
+	f.must(err)
+	if list[0].Commits != 2 {
+		t.Errorf("the branch counts %d commits", list[0].Commits)
+	}
+	if got := f.read("a/f"); string(got) != "third" {
+		t.Errorf("the volume holds %q", got)
 	}
 }

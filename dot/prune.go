@@ -183,12 +183,12 @@ func (d *Dots) holdBases(ctx context.Context, branches []branchState) (unlock fu
 	var held []*slot
 	unlock = func() {
 		for _, s := range held {
-			s.base.Release(1)
+			s.base.Release(baseWhole)
 		}
 	}
 	for _, b := range branches { // in order of names
 		s := d.slot(b.rec.Copy)
-		if err := s.base.Acquire(ctx, 1); err != nil {
+		if err := s.base.Acquire(ctx, baseWhole); err != nil {
 			unlock()
 			return nil, err
 		}

@@ -186,9 +186,8 @@ func (o *openFiles) closeAll() {
 	}
 }
 
-// detach takes the file away from its node: the node has no bytes from now on, and whoever holds the result reads the
-// old ones until it closes it. nil where there was no file.
-func (b *backing) detach() (*os.File, error) {
+// duplicate opens the file once more, for who goes on reading it when the node has another. nil where there is none.
+func (b *backing) duplicate() (*os.File, error) {
 	h, err := b.acquire(false)
 	if err != nil || h == nil {
 		return nil, err
@@ -197,10 +196,6 @@ func (b *backing) detach() (*os.File, error) {
 	dup, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("duplicate backing file: %w", err)
-	}
-	if err := b.discard(); err != nil {
-		unix.Close(dup)
-		return nil, err
 	}
 	return os.NewFile(uintptr(dup), b.path), nil
 }

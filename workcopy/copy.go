@@ -35,7 +35,7 @@ type Copy struct {
 	epoch      uint64
 	dirty      map[*node]struct{} // changed in this epoch
 	flight     *sync.WaitGroup    // writes of this epoch on their way to their backing files
-	snap       *Snapshot          // the commit that is being made
+	snaps      []*Snapshot        // the commits that are being made, by their cuts; the first is being chunked
 	journal    *journal
 	dumped     int64 // the journal's size after the last dump
 	readonly   bool
@@ -48,7 +48,9 @@ type Copy struct {
 
 	files   openFiles
 	kernel  Kernel
-	commits sync.Mutex // one commit, reset or graft at a time
+	cutting turn       // see turns.go
+	commits turn       // one commit, reset or graft at a time
+	dumping sync.Mutex // held by a dump, and for a cut: a dump knows of no open cut
 	tasks   sync.WaitGroup
 	wake    chan struct{}   // see hurry
 	aheads  chan struct{}   // one for each fetch that runs ahead of its reader
@@ -207,19 +209,31 @@ func (c *Copy) mark(n *node) {
 	}
 }
 
-// freeze keeps a node as it was at the cut of the commit that is being made, if it belongs to it.
+// freeze keeps a node as it was at the cut of the commit that its last change belongs to, if that is being made.
 func (c *Copy) freeze(n *node) {
-	if c.snap == nil || n.epoch != c.snap.epoch || n.frozen != nil {
+	s := c.snapOf(n.epoch)
+	if s == nil || n.at(s) != nil {
 		return
 	}
-	n.frozen = &frozen{inode: n.inode, places: n.places}
+	v := &frozen{snap: s, inode: n.inode, places: n.places}
 	if n.dir != nil {
-		n.frozen.touched, n.dir.touched = n.dir.touched, nil
+		v.touched, n.dir.touched = n.dir.touched, nil
 	}
 	if n.file != nil {
-		n.frozen.file = &frozenFile{snap: c.snap, node: n, dirty: n.file.dirty, zeroed: n.file.zeroed}
+		v.file = &frozenFile{flight: s.flight, undo: s.undo, node: n, size: n.size, dirty: n.file.dirty, zeroed: n.file.zeroed}
 		n.file.dirty, n.file.zeroed = nil, nil
 	}
+	n.versions = append(n.versions, v)
+}
+
+// snapOf returns the commit that is being made of the changes of an epoch; nil: none.
+func (c *Copy) snapOf(epoch uint64) *Snapshot {
+	for _, s := range c.snaps {
+		if s.epoch == epoch {
+			return s
+		}
+	}
+	return nil
 }
 
 // logNode makes sure that the journal can speak of n: it knows n and all above it.
@@ -319,12 +333,12 @@ func (c *Copy) unref(n *node) {
 	if c.journal.f == nil {
 		return // replaying: records to come may speak of it
 	}
-	for n != nil && n.refs == 0 && n != c.root && n.frozen == nil && c.nodes[n.id] == n {
+	for n != nil && n.refs == 0 && n != c.root && len(n.versions) == 0 && c.nodes[n.id] == n {
 		if n.nlink == 0 {
 			c.bury(n)
 			return
 		}
-		clean := n.epoch != c.epoch && (c.snap == nil || n.epoch != c.snap.epoch)
+		clean := n.epoch != c.epoch && c.snapOf(n.epoch) == nil
 		if !clean || n.file != nil && n.file.pinned() {
 			return
 		}

@@ -3,9 +3,8 @@ package workcopy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
-
-	"github.com/RoaringBitmap/roaring/v2"
 
 	"dm/object"
 )
@@ -15,7 +14,7 @@ import (
 func (s *Snapshot) Root(ctx context.Context, sink object.Sink) (root object.Entry, links object.ID, nextIno uint64, err error) {
 	s.entries = make(map[*node]*object.Entry, len(s.nodes))
 	c := s.c
-	if c.root.frozen == nil { // no name and nothing with a single name changed
+	if s.versions[c.root] == nil { // no name and nothing with a single name changed
 		root = s.commit.Root
 	} else {
 		e, err := s.entry(ctx, sink, c.root, "")
@@ -30,7 +29,7 @@ func (s *Snapshot) Root(ctx context.Context, sink object.Sink) (root object.Entr
 
 // entry describes a frozen node and, below a directory, builds what changed.
 func (s *Snapshot) entry(ctx context.Context, sink object.Sink, n *node, name string) (*object.Entry, error) {
-	e := n.frozen.toEntry(name, n.ino)
+	e := s.versions[n].toEntry(name, n.ino)
 	switch {
 	case n.isRegular():
 		e.Content = s.content(n)
@@ -50,7 +49,7 @@ func (s *Snapshot) entry(ctx context.Context, sink object.Sink, n *node, name st
 
 // content returns what the file was chunked to, or what it was before if it did not have to be.
 func (s *Snapshot) content(n *node) object.Content {
-	if c := n.frozen.file.content; c != nil {
+	if c := s.versions[n].file.content; c != nil {
 		return *c
 	}
 	return n.file.committed
@@ -58,15 +57,17 @@ func (s *Snapshot) content(n *node) object.Content {
 
 // edits lists the changed names of a directory with their new entries.
 func (s *Snapshot) edits(ctx context.Context, sink object.Sink, n *node) ([]object.Edit, error) {
-	edits := make([]object.Edit, 0, len(n.frozen.touched))
-	for name, child := range n.frozen.touched {
+	touched := s.versions[n].touched
+	edits := make([]object.Edit, 0, len(touched))
+	for name, child := range touched {
+		v := s.versions[child]
 		switch {
 		case child == nil:
 			edits = append(edits, object.Edit{Name: name})
-		case child.frozen == nil:
+		case v == nil:
 			return nil, fmt.Errorf("inode %d is in a changed directory and was not frozen", child.ino)
-		case child.frozen.linked:
-			e := object.Entry{Name: name, Ino: child.ino, Mode: child.frozen.mode & object.ModeType, Linked: true}
+		case v.linked:
+			e := object.Entry{Name: name, Ino: child.ino, Mode: v.mode & object.ModeType, Linked: true}
 			edits = append(edits, object.Edit{Name: name, Entry: &e})
 		default:
 			e, err := s.entry(ctx, sink, child, name)
@@ -87,17 +88,17 @@ func (s *Snapshot) links(ctx context.Context, sink object.Sink) (object.ID, erro
 		table = s.commit.Links
 	}
 	var edits []object.Edit
-	for _, n := range s.nodes {
-		if n.frozen == nil || !n.frozen.linked {
+	for n, v := range s.versions {
+		if !v.linked {
 			continue
 		}
 		name := object.LinkName(n.ino)
-		if n.frozen.nlink == 0 {
+		if v.nlink == 0 {
 			edits = append(edits, object.Edit{Name: name})
 			continue
 		}
-		e := n.frozen.toEntry(name, n.ino)
-		e.Nlink = n.frozen.nlink
+		e := v.toEntry(name, n.ino)
+		e.Nlink = v.nlink
 		if n.isRegular() {
 			e.Content = s.content(n)
 		}
@@ -114,7 +115,7 @@ func (s *Snapshot) links(ctx context.Context, sink object.Sink) (object.ID, erro
 
 // Done says that the branch is at the commit named to Prepare: what was frozen is clean unless it changed since.
 func (s *Snapshot) Done(context.Context) error {
-	defer s.c.commits.Unlock()
+	defer s.c.commits.unlock()
 	defer s.close()
 	if err := s.finish(s.next); err != nil {
 		return err
@@ -146,20 +147,17 @@ func (s *Snapshot) finish(commit *object.Commit) error {
 		err = c.end(nil)
 	}
 	s.each(func(n *node) { c.settleNode(s, n) })
-	c.mu.Lock()
-	c.snap = nil
-	c.mu.Unlock()
-	s.each(c.unref)
+	s.leave()
 	return err
 }
 
 // settleNode gives a node its new committed state. The caller holds mu.
 func (c *Copy) settleNode(s *Snapshot, n *node) {
-	fr := n.frozen
+	fr := n.at(s)
 	if fr == nil {
 		return
 	}
-	n.frozen = nil
+	n.dropVersion(fr)
 	if n.epoch == s.epoch {
 		n.epoch = 0
 	}
@@ -175,11 +173,21 @@ func (c *Copy) settleNode(s *Snapshot, n *node) {
 		return
 	}
 	n.dir.tree = e.Tree
+	later := n.changed()
 	for name, child := range fr.touched {
-		if _, later := n.dir.touched[name]; !later && child != nil {
+		if _, changed := later[name]; !changed && child != nil {
 			n.dir.load(name, child)
 		}
 	}
+}
+
+// leave takes the snapshot off those that are being made.
+func (s *Snapshot) leave() {
+	c := s.c
+	c.mu.Lock()
+	c.snaps = slices.DeleteFunc(slices.Clone(c.snaps), func(o *Snapshot) bool { return o == s })
+	c.mu.Unlock()
+	s.each(c.unref)
 }
 
 // Abort gives the snapshot up: everything is dirty as before. It may be called after Done, and does nothing then.
@@ -187,10 +195,15 @@ func (s *Snapshot) Abort() {
 	if s.ended {
 		return
 	}
-	defer s.c.commits.Unlock()
+	defer s.c.commits.unlock()
+	s.giveUp(recordAbort)
+}
+
+// giveUp notes in the journal that the snapshot ends, the oldest or the latest, and ends it.
+func (s *Snapshot) giveUp(record byte) {
 	c := s.c
 	if err := c.begin(true); err == nil {
-		c.journal.mark(recordAbort)
+		c.journal.mark(record)
 		if err := c.end(nil); err != nil {
 			c.log.Error("note an aborted commit in the journal", "err", err)
 		}
@@ -199,23 +212,24 @@ func (s *Snapshot) Abort() {
 	s.close()
 }
 
-// thaw makes everything that was frozen dirty again.
+// thaw makes everything that was frozen dirty again, or a part of the commit that comes next.
 func (s *Snapshot) thaw() {
 	s.each(func(n *node) { s.c.thaw(s, n) })
-	s.c.mu.Lock()
-	s.c.snap = nil
-	s.c.mu.Unlock()
-	s.each(s.c.unref)
+	s.leave()
 }
 
 // thaw adds what was changed before the cut to what was changed since. The caller holds mu.
 func (c *Copy) thaw(s *Snapshot, n *node) {
-	c.freeze(n) // a cut that was given up before its nodes were collected
-	fr := n.frozen
+	c.freeze(n) // not kept yet, for this commit or the next
+	fr := n.at(s)
 	if fr == nil {
 		return
 	}
-	n.frozen = nil
+	if i := slices.Index(c.snaps, s) + 1; i < len(c.snaps) {
+		c.passOn(n, fr, c.snaps[i])
+		return
+	}
+	n.dropVersion(fr)
 	if n.nlink > 0 || n.refs > 0 || n.inTable() {
 		n.epoch = c.epoch
 		c.dirty[n] = struct{}{}
@@ -228,41 +242,52 @@ func (c *Copy) thaw(s *Snapshot, n *node) {
 		}
 	}
 	if n.file != nil {
-		n.file.mergeDirty(fr.file.dirty, fr.file.zeroed, blocksUpTo(n.size))
-		fr.file.release()
+		mergeMarks(&n.file.dirty, &n.file.zeroed, fr.file.dirty, fr.file.zeroed, blocksUpTo(n.size))
+		fr.file.end()
 	}
 }
 
-// mergeDirty adds older marks below end; newer ones win.
-func (f *content) mergeDirty(dirty, zeroed *roaring.Bitmap, end uint64) {
-	merge := func(into **roaring.Bitmap, older, other *roaring.Bitmap) {
-		if older == nil {
-			return
+// passOn makes a version of a commit that is given up a part of the next one's. The caller holds mu.
+func (c *Copy) passOn(n *node, v *frozen, next *Snapshot) {
+	w := n.at(next)
+	if w == nil { // not changed between the two cuts
+		if n.epoch == v.snap.epoch {
+			n.epoch = next.epoch
 		}
-		older = older.Clone()
-		older.RemoveRange(end, maxSize/BlockSize)
-		if other != nil {
-			older.AndNot(other)
+		v.snap = next
+		if v.file != nil {
+			v.file.content = nil
+			v.file.released.Store(false)
 		}
-		if *into == nil {
-			*into = older
-			return
+		if _, have := next.dirty[n]; !have {
+			next.dirty[n] = struct{}{}
+			next.nodes = append(next.nodes, n)
 		}
-		(*into).Or(older)
+		return
 	}
-	newDirty, newZeroed := f.dirty, f.zeroed
-	if newDirty != nil {
-		newDirty = newDirty.Clone()
+	n.dropVersion(v)
+	for name, child := range v.touched {
+		if _, later := w.touched[name]; !later {
+			if w.touched == nil {
+				w.touched = map[string]*node{}
+			}
+			w.touched[name] = child
+		}
 	}
-	merge(&f.dirty, dirty, newZeroed)
-	merge(&f.zeroed, zeroed, newDirty)
+	if w.file != nil {
+		w.file.inherit(v.file)
+	}
 }
 
 // close lets go of what a snapshot holds besides its nodes.
 func (s *Snapshot) close() {
 	s.ended = true
+	s.c.mu.RLock()
 	for _, f := range s.files {
-		f.f.release()
+		if f.frozen.snap == s { // and has not passed to the next commit
+			f.f.end()
+		}
 	}
-	s.undo.close()
+	s.c.mu.RUnlock()
+	s.undo.leave()
 }

@@ -149,7 +149,7 @@ func preadFull(fd int, p []byte, off int64) error {
 // writing is one write on its way: marked under Copy.mu, not yet in the backing file.
 type writing struct {
 	n      *node
-	frozen *frozenFile // to be saved from first, if not nil
+	frozen []*frozenFile // to be saved from first, the oldest first
 	flight *sync.WaitGroup
 	first  uint64 // blocks [first, end)
 	end    uint64
@@ -271,8 +271,10 @@ func (c *Copy) startWriting(n *node, first, end uint64) *writing {
 	c.change(n)
 	w := &writing{n: n, first: first, end: end, flight: c.flight}
 	c.flight.Add(1)
-	if n.frozen != nil && n.frozen.file != nil && !n.frozen.file.released.Load() {
-		w.frozen = n.frozen.file
+	for _, v := range n.versions {
+		if v.file != nil && (len(c.snaps) > 1 || !v.file.released.Load()) {
+			w.frozen = append(w.frozen, v.file)
+		}
 	}
 	return w
 }
@@ -527,7 +529,7 @@ func (c *Copy) applyTruncate(w *writing, size uint64) error {
 	f := w.n.file
 	switch {
 	case size == 0 && w.frozen != nil:
-		return w.frozen.takeFile()
+		return w.takeFile()
 	case size == 0 && !w.complete:
 		return f.discard()
 	}

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -25,14 +22,15 @@ const freezeTimeout = 20 * time.Second
 type Snapshot struct {
 	c        *Copy
 	epoch    uint64
-	base     object.ID
-	commit   *object.Commit
-	nextIno  uint64
-	dirty    map[*node]struct{} // changed before the cut; never changed itself
-	nodes    []*node            // the same
+	base     object.ID          // set by collect, like commit, versions and files
+	commit   *object.Commit     // the base
+	nextIno  uint64             // at the cut
+	dirty    map[*node]struct{} // changed before the cut; guarded by Copy.mu
+	nodes    []*node            // the same; guarded by Copy.mu
 	pause    time.Duration
 	flight   *sync.WaitGroup
-	undo     undo
+	undo     *undo
+	versions map[*node]*frozen       // of nodes
 	entries  map[*node]*object.Entry // as Root has built them
 	files    []*File
 	ended    bool
@@ -40,31 +38,59 @@ type Snapshot struct {
 	next     *object.Commit // the commit named to Prepare
 }
 
-// Freeze fixes the content of the working copy at one instant. Writers wait for Pause at the most.
+// Freeze fixes the content of the working copy at one instant. Writers wait for Pause at the most. The instant may be while
+// another commit is being made; then Freeze returns when that one has ended, because what it has become is the base.
 //
 // The order is that of the measured procedure in ARCHITECTURE.md; leaving out Recall lets writes slip between the cut and
 // what they depend on.
 func (c *Copy) Freeze(ctx context.Context) (*Snapshot, error) {
-	c.commits.Lock()
-	s, err := c.freezeNow(ctx)
-	if err != nil {
-		c.commits.Unlock()
+	if err := c.cutting.lock(ctx); err != nil {
+		return nil, err
 	}
-	return s, err
+	defer c.cutting.unlock()
+	first := !c.mayOverlap()
+	if first {
+		if err := c.commits.lock(ctx); err != nil {
+			return nil, err
+		}
+	}
+	s, err := c.freezeNow(ctx)
+	if err == nil && !first {
+		if err = c.commits.lock(ctx); err != nil {
+			s.giveUp(recordWithdraw)
+			return nil, err
+		}
+	}
+	if err != nil {
+		if first {
+			c.commits.unlock()
+		}
+		return nil, err
+	}
+	if !s.collect() {
+		s.giveUp(recordAbort)
+		c.commits.unlock()
+		return nil, errReadOnly
+	}
+	return s, nil
 }
+
+var errReadOnly = errs.New(errs.NotAllowed, "the working copy is read-only")
 
 func (c *Copy) freezeNow(ctx context.Context) (*Snapshot, error) {
 	c.mu.RLock()
 	k, readonly := c.kernel, c.readonly
 	c.mu.RUnlock()
 	if readonly {
-		return nil, errs.New(errs.NotAllowed, "the working copy is read-only")
+		return nil, errReadOnly
 	}
 	if k != nil {
 		if err := k.Flush(ctx); err != nil {
 			return nil, fmt.Errorf("flush the page cache: %w", err)
 		}
 	}
+	c.dumping.Lock()
+	defer c.dumping.Unlock()
 	started := time.Now()
 	if k != nil {
 		c.gate.close()
@@ -84,13 +110,14 @@ func (c *Copy) freezeNow(ctx context.Context) (*Snapshot, error) {
 		return nil, err
 	}
 	s.pause = time.Since(started)
-	s.listNodes()
 	if err != nil {
 		s.thaw()
+		s.close()
 		return nil, err
 	}
+	s.keep()
 	s.flight.Wait() // writes begun before the cut; later ones wait for these before they save
-	return s, s.collect()
+	return s, nil
 }
 
 // cut is the instant.
@@ -98,55 +125,70 @@ func (c *Copy) cut() (*Snapshot, error) {
 	if err := c.begin(false); err != nil {
 		return nil, err
 	}
-	s := &Snapshot{
-		c: c, epoch: c.epoch, base: c.id, commit: c.commit, nextIno: c.nextIno, flight: c.flight,
-		undo: undo{dir: c.path}, dirty: c.dirty,
-	}
-	c.startEpoch(s)
+	s := c.startEpoch()
 	c.journal.mark(recordCut)
 	return s, c.end(nil)
 }
 
-func (s *Snapshot) listNodes() {
+// startEpoch makes what has changed so far the commit that is to be made. The caller holds mu, or replays.
+func (c *Copy) startEpoch() *Snapshot {
+	s := &Snapshot{c: c, epoch: c.epoch, nextIno: c.nextIno, flight: c.flight, dirty: c.dirty}
+	if len(c.snaps) > 0 { // a version may pass from one commit to the next
+		s.undo = c.snaps[0].undo
+		s.undo.share()
+	} else {
+		s.undo = &undo{dir: c.path, users: 1}
+	}
 	s.nodes = make([]*node, 0, len(s.dirty))
 	for n := range s.dirty {
 		s.nodes = append(s.nodes, n)
 	}
-}
-
-func (c *Copy) startEpoch(s *Snapshot) {
-	c.snap = s
+	c.snaps = append(c.snaps, s)
 	c.epoch++
 	c.dirty = map[*node]struct{}{}
 	c.flight = &sync.WaitGroup{}
+	return s
 }
 
 // slice is how many nodes are visited at a time under the mutex.
 const slice = 512
 
-// each visits the snapshot's nodes under the mutex, giving it back now and then.
+// each visits the snapshot's nodes under the mutex, giving it back now and then. The commit before it may add some
+// meanwhile.
 func (s *Snapshot) each(fn func(n *node)) {
-	for i := 0; i < len(s.nodes); i += slice {
+	for i, more := 0, true; more; i += slice {
 		s.c.mu.Lock()
-		for _, n := range s.nodes[i:min(i+slice, len(s.nodes))] {
+		for _, n := range s.nodes[min(i, len(s.nodes)):min(i+slice, len(s.nodes))] {
 			fn(n)
 		}
+		more = i+slice < len(s.nodes)
 		s.c.mu.Unlock()
 	}
 }
 
-// collect fixes every node of the snapshot that no later change has fixed already, and lists the files.
-func (s *Snapshot) collect() error {
+// keep fixes every node of the snapshot that no later change has fixed already.
+func (s *Snapshot) keep() { s.each(s.c.freeze) }
+
+// collect lists what the commit is made of, once no other comes before it: what the working copy is based on is its base
+// then. It says whether the working copy still takes changes.
+func (s *Snapshot) collect() bool {
+	c := s.c
+	c.mu.RLock()
+	s.base, s.commit = c.id, c.commit
+	writable := !c.readonly
+	s.versions = make(map[*node]*frozen, len(s.nodes))
+	c.mu.RUnlock()
 	s.each(func(n *node) {
-		s.c.freeze(n)
-		if n.frozen == nil || n.frozen.nlink == 0 || !n.isRegular() {
+		v := n.at(s)
+		if v == nil {
 			return
 		}
-		if f := n.frozen.file; f.changed() {
-			s.files = append(s.files, &File{s: s, n: n, f: f, frozen: n.frozen, base: n.file.committed})
+		s.versions[n] = v
+		if v.nlink > 0 && v.file != nil && v.file.changed(n.file.committed.Size) {
+			s.files = append(s.files, &File{s: s, n: n, f: v.file, frozen: v, base: n.file.committed})
 		}
 	})
-	return nil
+	return writable
 }
 
 // Pause returns for how long a write could have had to wait.
@@ -157,136 +199,6 @@ func (s *Snapshot) Base() object.ID { return s.base }
 
 // Files returns the regular files whose content may have changed since the base.
 func (s *Snapshot) Files() []*File { return s.files }
-
-// frozenFile is the content of a regular file as it was at the cut.
-type frozenFile struct {
-	snap     *Snapshot
-	node     *node
-	dirty    *roaring.Bitmap // written before the cut: only here are their bytes
-	zeroed   *roaring.Bitmap
-	released atomic.Bool // nobody will read it any more
-
-	mu      sync.Mutex
-	saved   map[uint64]int64 // block to offset in the undo file
-	file    *os.File         // the whole backing file, taken away from the node
-	failure error            // saving failed: the commit cannot be made
-	content *object.Content  // as chunked
-}
-
-// changed says whether the content may differ from the committed one.
-func (f *frozenFile) changed() bool {
-	return f.dirty != nil && !f.dirty.IsEmpty() || f.zeroed != nil && !f.zeroed.IsEmpty() ||
-		f.node.frozen.size != f.node.file.committed.Size
-}
-
-// save keeps what a write is about to overwrite, as far as the commit that is being made needs it.
-func (w *writing) save() {
-	f := w.frozen
-	if f == nil || f.dirty == nil {
-		return
-	}
-	f.snap.flight.Wait()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.released.Load() || f.file != nil || f.failure != nil {
-		return
-	}
-	it := f.dirty.Iterator()
-	it.AdvanceIfNeeded(uint32(min(w.first, maxSize/BlockSize-1)))
-	var block [BlockSize]byte
-	for it.HasNext() {
-		b := uint64(it.Next())
-		if b >= w.end {
-			return
-		}
-		if _, have := f.saved[b]; have {
-			continue
-		}
-		if f.failure = w.n.file.readAt(block[:], int64(b*BlockSize)); f.failure != nil {
-			return
-		}
-		var at int64
-		if at, f.failure = f.snap.undo.append(block[:]); f.failure != nil {
-			return
-		}
-		if f.saved == nil {
-			f.saved = map[uint64]int64{}
-		}
-		f.saved[b] = at
-	}
-}
-
-// takeFile leaves the whole backing file to the commit; the node goes on with a new, empty one.
-func (f *frozenFile) takeFile() error {
-	f.snap.flight.Wait()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	b := &f.node.file.backing
-	if f.released.Load() || f.file != nil || f.failure != nil {
-		return b.discard()
-	}
-	file, err := b.detach()
-	if err != nil {
-		return err
-	}
-	if file == nil {
-		return b.discard()
-	}
-	if file != nil {
-		f.file = file
-	}
-	return nil
-}
-
-// release says that the bytes have been read.
-func (f *frozenFile) release() {
-	f.released.Store(true)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.file != nil {
-		f.file.Close()
-		f.file = nil
-	}
-	f.saved = nil
-}
-
-// undo is the file of saved blocks. It has no name: a crash ends the commit, and what was saved is of no use then.
-type undo struct {
-	dir  string
-	mu   sync.Mutex
-	f    *os.File
-	size int64
-}
-
-func (u *undo) append(block []byte) (int64, error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.f == nil {
-		path := filepath.Join(u.dir, "undo")
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-		if err != nil {
-			return 0, err
-		}
-		u.f = f
-		if err := os.Remove(path); err != nil {
-			return 0, err
-		}
-	}
-	if _, err := u.f.WriteAt(block, u.size); err != nil {
-		return 0, fmt.Errorf("save a block that is being overwritten: %w", err)
-	}
-	u.size += int64(len(block))
-	return u.size - int64(len(block)), nil
-}
-
-func (u *undo) close() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.f != nil {
-		u.f.Close()
-		u.f = nil
-	}
-}
 
 // File is a regular file of a snapshot whose content is to be chunked.
 type File struct {
@@ -503,19 +415,44 @@ func (f *File) clean(off, end uint64) bool {
 	if taken {
 		return false
 	}
+	since := []marks{{n.file.dirty, n.file.zeroed}}
+	for _, v := range n.versions {
+		if v.snap.epoch > f.s.epoch {
+			if v.size < end {
+				return false
+			}
+			since = append(since, marks{v.file.dirty, v.file.zeroed})
+		}
+	}
 	for b := blockOf(off); b < blocksUpTo(end); b++ {
-		if n.file.absent(b) || n.file.dirty != nil && n.file.dirty.Contains(uint32(b)) ||
-			n.file.zeroed != nil && n.file.zeroed.Contains(uint32(b)) {
+		if n.file.absent(b) {
 			return false
+		}
+		for _, m := range since {
+			if m.has(b) {
+				return false
+			}
 		}
 	}
 	return true
 }
 
-// SetContent says how the file was chunked, and that its frozen bytes are not needed any more.
+// marks are the blocks of a file that changed in some time.
+type marks struct{ dirty, zeroed *roaring.Bitmap }
+
+func (m marks) has(b uint64) bool {
+	return m.dirty != nil && m.dirty.Contains(uint32(b)) || m.zeroed != nil && m.zeroed.Contains(uint32(b))
+}
+
+// SetContent says how the file was chunked, and that its frozen bytes are not needed any more; unless the next commit has
+// made its cut, to which they pass if this one is given up.
 func (f *File) SetContent(c object.Content) {
 	f.f.content = &c
-	f.f.release()
+	f.s.c.mu.RLock()
+	defer f.s.c.mu.RUnlock()
+	if len(f.s.c.snaps) == 1 {
+		f.f.release()
+	}
 }
 
 // path returns the way to a node as it was at the cut.
@@ -530,8 +467,8 @@ func (s *Snapshot) path(fr *frozen) string {
 		}
 		path = p.name + path
 		places = p.dir.places
-		if p.dir.frozen != nil {
-			places = p.dir.frozen.places
+		if v := p.dir.at(s); v != nil {
+			places = v.places
 		}
 	}
 	return path

@@ -44,6 +44,7 @@ const (
 	recordTotals   = 14
 	recordSwitch   = 15
 	recordAfter    = 16
+	recordWithdraw = 17
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -125,29 +125,42 @@ func (b *branch) commit(ctx context.Context, c *Copy, during func()) (object.ID,
 	if during != nil {
 		during()
 	}
+	if err := b.prepare(ctx, s, nil); err != nil {
+		return b.id, err
+	}
+	return b.id, s.Done(ctx)
+}
+
+// prepare makes a commit of a snapshot and moves the branch to it. between is called before each file and at the end.
+func (b *branch) prepare(ctx context.Context, s *Snapshot, between func()) (err error) {
+	if between == nil {
+		between = func() {}
+	}
 	for _, f := range s.Files() {
+		between()
 		content, err := chunkAll(ctx, b.store, f)
 		if err != nil {
-			return object.ID{}, err
+			return err
 		}
 		f.SetContent(content)
 	}
+	between()
 	commit := &object.Commit{Time: time.Unix(1, 0).UTC()}
 	if commit.Root, commit.Links, commit.NextIno, err = s.Root(ctx, b.store); err != nil {
-		return object.ID{}, err
+		return err
 	}
 	if !b.id.IsZero() {
 		commit.Parents = []object.ID{b.id}
 	}
 	if err := commit.Check(); err != nil {
-		return object.ID{}, err
+		return err
 	}
 	id, _ := b.store.Put(ctx, object.KindCommit, commit.Encode())
 	if err := s.Prepare(ctx, id, commit); err != nil {
-		return id, err
+		return err
 	}
 	b.id = id
-	return id, s.Done(ctx)
+	return nil
 }
 
 // state is a tree as a test sees it: path to a description of what is there.
@@ -335,7 +348,11 @@ func playHistory(t *testing.T, seed uint64, steps int) {
 	b := &branch{store: store}
 	p := &player{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), ctx: ctx, c: c, dirs: []string{"."}}
 	defer func() {
-		if p.c != nil {
+		switch {
+		case p.c == nil:
+		case t.Failed(): // a commit may be open
+			kill(p.c)
+		default:
 			p.c.Close(ctx)
 		}
 	}()
@@ -435,6 +452,8 @@ func playHistory(t *testing.T, seed uint64, steps int) {
 				t.Fatal(err)
 			}
 			check(before, "after a compaction")
+		case 8, 9:
+			p.overlap(b, dir, cfg, fmt.Sprintf("step %d", i))
 		}
 		if i%10 == 0 {
 			checkTotals(t, p.c)

@@ -35,11 +35,12 @@ type node struct {
 	refs   uint64  // the kernel's references
 	places []place // known names; replaced, never changed in place
 	base   *object.Entry
-	epoch  uint64  // the last epoch in which it or something below it changed; 0: as committed
-	frozen *frozen // its state at the cut of the commit that is being made, once it was needed
-	logged bool    // the journal knows it
-	stray  bool    // of an earlier generation, kept for those who have it open: the journal must not hear of it
-	lsn    int64   // the journal must be synced up to here before the node counts as synced
+	epoch  uint64 // the last epoch in which it or something below it changed; 0: as committed
+	// its states at the cuts of commits that are being made, the oldest first, each once it was needed
+	versions []*frozen
+	logged   bool  // the journal knows it
+	stray    bool  // of an earlier generation, kept for those who have it open: the journal must not hear of it
+	lsn      int64 // the journal must be synced up to here before the node counts as synced
 
 	dir  *directory // of directories
 	file *content   // of regular files
@@ -78,6 +79,7 @@ type content struct {
 
 // frozen is a node as it was at the cut.
 type frozen struct {
+	snap *Snapshot
 	inode
 	places  []place
 	touched map[string]*node
@@ -198,14 +200,35 @@ func (in *inode) asCommitted(e *object.Entry) bool {
 	return true
 }
 
+// at returns the node's version at the cut of a commit; nil: it had not changed since the one before, or not been kept yet.
+func (n *node) at(s *Snapshot) *frozen {
+	for _, v := range n.versions {
+		if v.snap == s {
+			return v
+		}
+	}
+	return nil
+}
+
+// dropVersion replaces the list, which may be being read.
+func (n *node) dropVersion(v *frozen) {
+	var list []*frozen
+	for _, w := range n.versions {
+		if w != v {
+			list = append(list, w)
+		}
+	}
+	n.versions = list
+}
+
 // find looks a name up in the overlay. known is false where only the tree can tell.
 func (n *node) find(name string) (child *node, known bool) {
 	d := n.dir
 	if child, known = d.touched[name]; known {
 		return child, true
 	}
-	if n.frozen != nil {
-		if child, known = n.frozen.touched[name]; known {
+	for i := len(n.versions) - 1; i >= 0; i-- {
+		if child, known = n.versions[i].touched[name]; known {
 			return child, true
 		}
 	}
@@ -217,12 +240,14 @@ func (n *node) find(name string) (child *node, known bool) {
 
 // changed returns all names that may differ from the committed tree; nil nodes are gone.
 func (n *node) changed() map[string]*node {
-	if n.frozen == nil || len(n.frozen.touched) == 0 {
+	if len(n.versions) == 0 {
 		return n.dir.touched
 	}
-	all := make(map[string]*node, len(n.frozen.touched)+len(n.dir.touched))
-	for name, child := range n.frozen.touched {
-		all[name] = child
+	all := make(map[string]*node, len(n.dir.touched))
+	for _, v := range n.versions {
+		for name, child := range v.touched {
+			all[name] = child
+		}
 	}
 	for name, child := range n.dir.touched {
 		all[name] = child

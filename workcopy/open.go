@@ -48,7 +48,7 @@ func newCopy(dir string, cfg Config) *Copy {
 	c := &Copy{
 		path: dir, cfg: cfg, log: cfg.Log, readonly: cfg.ReadOnly, epoch: 1, flight: &sync.WaitGroup{},
 		nodes: map[NodeID]*node{}, inodes: map[uint64]*node{}, dirty: map[*node]struct{}{}, promotions: map[*node]struct{}{},
-		aheads: make(chan struct{}, maxReadAheads), wake: make(chan struct{}, 1),
+		aheads: make(chan struct{}, maxReadAheads), wake: make(chan struct{}, 1), cutting: newTurn(), commits: newTurn(),
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
@@ -132,8 +132,17 @@ func (c *Copy) head(clean bool) head {
 }
 
 // compact writes the overlay to a new journal file and lets go of the old ones. Operations go on meanwhile: the dump
-// stands between their records, each node as it is at that moment.
+// stands between their records, each node as it is at that moment. While a commit is being made there is more to know than
+// a dump says, and it is left for later.
 func (c *Copy) compact() error {
+	c.dumping.Lock()
+	defer c.dumping.Unlock()
+	c.mu.RLock()
+	open := len(c.snaps) > 0
+	c.mu.RUnlock()
+	if open {
+		return nil
+	}
 	// Before mu, so that nobody who holds mu waits for a sync that is running.
 	c.journal.syncMu.Lock()
 	c.mu.Lock()
@@ -352,11 +361,11 @@ func (c *Copy) background(ctx context.Context) {
 		c.mu.RLock()
 		large := c.journal.end > max(compactAbove, 2*c.dumped)
 		c.mu.RUnlock()
-		if large && c.commits.TryLock() {
+		if large && c.commits.try() {
 			if err := c.compact(); err != nil {
 				c.log.Error("compact journal", "copy", c.path, "err", err)
 			}
-			c.commits.Unlock()
+			c.commits.unlock()
 		}
 	}
 }
@@ -421,8 +430,10 @@ func (c *Copy) syncFS() error {
 // Close ends the work on a working copy: everything becomes durable, and the next Open needs no recovery. The mount must
 // be gone.
 func (c *Copy) Close(context.Context) error {
-	c.commits.Lock()
-	defer c.commits.Unlock()
+	if err := c.alone(context.Background()); err != nil {
+		return err
+	}
+	defer c.commits.unlock()
 	c.mu.Lock()
 	c.stop()
 	c.mu.Unlock()

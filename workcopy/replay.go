@@ -22,8 +22,7 @@ import (
 type replayer struct {
 	c        *Copy
 	ctx      context.Context
-	snap     *Snapshot
-	prepared object.ID
+	prepared object.ID // of the oldest open cut
 	reset    object.ID
 	gone     []uint64
 	before   int64 // where the journal file before this one ended
@@ -78,14 +77,18 @@ func (r *replayer) record(kind byte, f *fields) error {
 	case recordCut:
 		return r.cut()
 	case recordAbort:
-		if r.snap != nil {
-			r.abort()
+		if len(r.c.snaps) > 0 {
+			r.abort(r.c.snaps[0])
+		}
+	case recordWithdraw:
+		if n := len(r.c.snaps); n > 0 {
+			r.abort(r.c.snaps[n-1])
 		}
 	case recordPrepare:
 		r.prepared = f.id()
 	case recordDone:
 		r.prepared = f.id()
-		if r.snap != nil {
+		if len(r.c.snaps) > 0 {
 			return r.done()
 		}
 	case recordReset:
@@ -250,27 +253,24 @@ func (r *replayer) totals(f *fields) error {
 }
 
 func (r *replayer) cut() error {
-	c := r.c
-	if r.snap != nil {
-		return fmt.Errorf("%w: a cut within a commit", errRecord)
+	if len(r.c.snaps) == maxCuts {
+		return fmt.Errorf("%w: more than %d cuts", errRecord, maxCuts)
 	}
-	s := &Snapshot{
-		c: c, epoch: c.epoch, base: c.id, commit: c.commit, nextIno: c.nextIno, flight: c.flight, dirty: c.dirty,
-	}
-	c.startEpoch(s)
-	s.listNodes()
-	r.snap = s
-	return s.collect()
+	r.c.startEpoch().keep()
+	return nil
 }
 
-func (r *replayer) abort() {
-	r.snap.thaw()
-	r.snap, r.prepared = nil, object.ID{}
+func (r *replayer) abort(s *Snapshot) {
+	if s == r.c.snaps[0] {
+		r.prepared = object.ID{}
+	}
+	s.thaw()
 }
 
 // done applies a commit that took place: its trees say what the frozen nodes are now.
 func (r *replayer) done() error {
-	s := r.snap
+	s := r.c.snaps[0]
+	s.collect()
 	commit, err := readCommit(r.ctx, r.c.cfg.Source, r.prepared)
 	if err != nil {
 		return err
@@ -278,7 +278,7 @@ func (r *replayer) done() error {
 	s.prepared = r.prepared
 	s.entries = map[*node]*object.Entry{}
 	for _, n := range s.nodes {
-		if n.frozen == nil || n.frozen.nlink == 0 || !s.attached(n) {
+		if v := s.versions[n]; v == nil || v.nlink == 0 || !s.attached(n) {
 			continue
 		}
 		e, err := s.committed(r.ctx, commit, n)
@@ -288,7 +288,7 @@ func (r *replayer) done() error {
 		s.entries[n] = e
 	}
 	err = s.finish(commit)
-	r.snap, r.prepared = nil, object.ID{}
+	r.prepared = object.ID{}
 	return err
 }
 
@@ -296,7 +296,7 @@ func (r *replayer) done() error {
 // in neither.
 func (s *Snapshot) attached(n *node) bool {
 	for n != s.c.root {
-		fr := n.frozen
+		fr := s.versions[n]
 		if fr == nil || fr.linked || len(fr.places) == 0 {
 			return fr != nil && fr.linked
 		}
@@ -308,11 +308,11 @@ func (s *Snapshot) attached(n *node) bool {
 // committed finds the entry of a frozen node in a commit.
 func (s *Snapshot) committed(ctx context.Context, commit *object.Commit, n *node) (*object.Entry, error) {
 	e, tree := commit.Root, commit.Root.Tree
-	path := strings.Split(s.path(n.frozen), "/")
+	path := strings.Split(s.path(s.versions[n]), "/")
 	if n == s.c.root {
 		return &e, nil
 	}
-	if n.frozen.linked {
+	if s.versions[n].linked {
 		tree, path = commit.Links, []string{object.LinkName(n.ino)}
 	}
 	for _, name := range path {
@@ -331,14 +331,13 @@ func (s *Snapshot) committed(ctx context.Context, commit *object.Commit, n *node
 // end decides what the journal left open.
 func (r *replayer) end(branch object.ID) error {
 	c := r.c
-	if r.snap != nil {
-		if !r.prepared.IsZero() && r.prepared == branch {
-			if err := r.done(); err != nil {
-				return err
-			}
-		} else {
-			r.abort()
+	if len(c.snaps) > 0 && !r.prepared.IsZero() && r.prepared == branch {
+		if err := r.done(); err != nil {
+			return err
 		}
+	}
+	for len(c.snaps) > 0 {
+		r.abort(c.snaps[0])
 	}
 	for _, ino := range r.gone {
 		n := r.node(ino)

@@ -20,8 +20,10 @@ import (
 // that what is mounted on them shows the commit; everything below appears as new inodes, because a kernel with a
 // writeback cache never takes the size of an inode from us again.
 func (c *Copy) Reset(ctx context.Context, id object.ID, commit *object.Commit, move func() error) error {
-	c.commits.Lock()
-	defer c.commits.Unlock()
+	if err := c.alone(ctx); err != nil {
+		return err
+	}
+	defer c.commits.unlock()
 	if err := c.begin(true); err != nil {
 		return err
 	}
@@ -184,7 +186,7 @@ func knownNames(n *node, except map[string]*node, also []string) (names []string
 
 // orphan makes a node of an earlier generation what a removed file is: of use to those who have it open.
 func (c *Copy) orphan(n *node) {
-	n.nlink, n.places, n.epoch, n.logged, n.frozen, n.stray = 0, nil, 0, false, nil, true
+	n.nlink, n.places, n.epoch, n.logged, n.versions, n.stray = 0, nil, 0, false, nil, true
 	if n.dir != nil {
 		n.dir = &directory{changes: n.dir.changes + 1}
 	}
@@ -238,8 +240,10 @@ func (c *Copy) dropGenerations() error {
 // What is to come is made first, in no directory, and takes the place of the old at once where that is no directory. A
 // directory is emptied before: killed meanwhile, it has lost some of its names, and Graft is to be called again.
 func (c *Copy) Graft(ctx context.Context, path string, e *object.Entry, links object.ID) error {
-	c.commits.Lock()
-	defer c.commits.Unlock()
+	if err := c.alone(ctx); err != nil {
+		return err
+	}
+	defer c.commits.unlock()
 	parent, name, err := c.walkTo(ctx, path)
 	if err != nil {
 		return err

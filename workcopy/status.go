@@ -52,14 +52,16 @@ func (n *node) dirtyBlocks() uint64 {
 	if n.file == nil {
 		return 0
 	}
-	count := n.file.changedBlocks()
-	if n.frozen != nil && n.frozen.file.dirty != nil {
-		count = n.frozen.file.dirty.GetCardinality()
-		if n.file.dirty != nil {
-			count += n.file.dirty.GetCardinality() - n.frozen.file.dirty.AndCardinality(n.file.dirty)
+	if len(n.versions) == 0 {
+		return n.file.changedBlocks()
+	}
+	all := cloneSet(n.file.dirty)
+	for _, v := range n.versions {
+		if v.file.dirty != nil {
+			all.Or(v.file.dirty)
 		}
 	}
-	return count
+	return all.GetCardinality()
 }
 
 // subdot returns the name of the top-level directory a node is in, or "".
@@ -156,9 +158,11 @@ func (c *Copy) sumUp(ctx context.Context) (gone []goneName, st Status, err error
 	for n := range c.dirty {
 		visit(n)
 	}
-	if c.snap != nil {
-		for n := range c.snap.dirty {
-			if n.epoch != c.epoch {
+	seen := map[*node]bool{}
+	for _, s := range c.snaps {
+		for n := range s.dirty {
+			if n.epoch != c.epoch && !seen[n] {
+				seen[n] = true
 				visit(n)
 			}
 		}
