@@ -196,6 +196,9 @@ func (s *server) namesByID(ctx context.Context) (map[string]string, error) {
 // refName writes a ref of the store as users write it: dots/ID/heads/BRANCH is dot@branch, dots/ID/tags/TAG is dot:tag.
 func refName(ref string, names map[string]string) string {
 	parts := strings.Split(ref, "/")
+	if len(parts) == 8 && parts[2] == "seen" && names[parts[1]] != "" {
+		return names[parts[1]] + ", as seen at " + parts[3]
+	}
 	if len(parts) != 4 || names[parts[1]] == "" {
 		return ref
 	}

@@ -264,6 +264,10 @@ func (d *Dots) others(ctx context.Context, p *prunePlan, own map[string]bool, wh
 			if len(parts) == 4 && parts[2] == "tags" {
 				label = "tag " + parts[3]
 			}
+			if len(parts) == 4 && parts[2] == "seen" {
+				remote, _, _ := strings.Cut(parts[3], "/")
+				label = "seen at " + remote
+			}
 			why[tip] = append(why[tip], label)
 			continue
 		}

@@ -232,6 +232,12 @@ func (d *Dots) CheckClean(ctx context.Context, n Name) error {
 }
 
 func cleanForPull(ctx context.Context, u *use) error {
+	if u.tip.IsZero() {
+		// A dot in which there is nothing yet has nothing to lose.
+		if st, err := u.Copy.Status(ctx); err != nil || st.Changed == 0 {
+			return err
+		}
+	}
 	if _, err := clean(ctx, u.Copy); err != nil {
 		return errs.WithHint(fmt.Errorf("branch %s of %s cannot be moved: %w", u.name, u.dot.name(), err),
 			"commit them with 'dm commit', or give them up with 'dm reset --hard HEAD', then pull again")

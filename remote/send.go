@@ -198,7 +198,7 @@ func (s *sender) walkCommit(ctx context.Context, id object.ID) error {
 		stack = append(stack, step{top.node, true})
 		push(below)
 	}
-	s.metas = append(s.metas, node{place: place{Want: Want{object.KindCommit, id}}})
+	s.metas = append(s.metas, node{place: place{Want: Want{object.KindCommit, id}}, size: uint64(len(c.Encode()))})
 	return ctx.Err()
 }
 

@@ -70,20 +70,24 @@ func tellTravel(w io.Writer, begins string, item api.Travel) (err error) {
 
 // summary says what traveled.
 func summary(traveled string, r api.TransferResult) string {
-	if r.Lazy {
+	switch {
+	case r.Objects == 0:
+		return traveled + " nothing: all of it was there"
+	case r.Lazy:
 		return fmt.Sprintf("%s %s in %s objects; the rest comes when it is read", traveled, decimal(r.Bytes), humanize.Comma(r.Objects))
 	}
-	if r.Objects == 0 {
-		return traveled + " nothing: all of it was there"
-	}
 	s := fmt.Sprintf("%s %s of %s (", traveled, decimal(r.Bytes), decimal(r.Size))
-	if r.Total > 0 {
+	if r.Total >= r.Objects {
 		s += fmt.Sprintf("%s of %s objects)", humanize.Comma(r.Objects), humanize.Comma(r.Total))
-	} else {
-		s += fmt.Sprintf("%s objects)", humanize.Comma(r.Objects))
+	} else { // more than one commit has, or it was not counted
+		s += fmt.Sprintf("%s objects of %s commits)", humanize.Comma(r.Objects), humanize.Comma(r.Commits))
 	}
-	if r.Size > 0 {
-		s += fmt.Sprintf(", %.1f%% of the dot", 100*float64(r.Bytes)/float64(r.Size))
+	switch share := 100 * float64(r.Bytes) / float64(max(r.Size, 1)); {
+	case r.Size == 0:
+	case share < 0.05:
+		s += ", less than 0.1% of the dot"
+	default:
+		s += fmt.Sprintf(", %.1f%% of the dot", share)
 	}
 	return s
 }

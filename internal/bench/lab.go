@@ -110,6 +110,8 @@ func (l *lab) note(name string, args ...string) {
 	}
 	line := strings.ReplaceAll(strings.Join(words, " "), l.root, "$T")
 	line = regexp.MustCompile(`/tmp/dmb[0-9]+`).ReplaceAllString(line, "$$R")
+	line = regexp.MustCompile(`(127\.0\.0\.1:|-port )[0-9]+`).ReplaceAllString(line, "${1}$$P")
+	line = regexp.MustCompile(`(--sftp-pass )\S+`).ReplaceAllString(line, "${1}bench")
 	line = regexp.MustCompile(`\b[0-9a-f]{64}\b`).ReplaceAllString(line, "$$ID")
 	l.mu.Lock()
 	defer l.mu.Unlock()
