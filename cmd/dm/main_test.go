@@ -436,7 +436,9 @@ func TestReadmeIsPlayed(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The script mounts and imports elsewhere than on the reader's machine.
-	local := strings.NewReplacer("/mnt/then", "then", "/var/lib/mysql", "mysql", " > db.tar", "")
+	local := strings.NewReplacer("/mnt/then", "then", "/var/lib/mysql", "mysql", " > db.tar", "",
+		"alice@hub.example.org", "alice@127.0.0.1:$PORT",
+		"dm hub serve", "sh -c 'exec dm hub serve --listen 127.0.0.1:0 >hub.txt 2>hub.log' &hub&")
 	shown := 0
 	for line := range strings.Lines(string(readme)) {
 		command, ok := strings.CutPrefix(line, "    $ ")
