@@ -76,14 +76,14 @@ func TestArrivals(t *testing.T) {
 	_, err = h.CreateAt(ctx, name(t, "bad"), Arrival{Heads: map[string]object.ID{"master": {1}}, Branch: "master"})
 	h.wantKind(err, errs.NotFound)
 
-	h.wantKind(h.Forward(ctx, n, ids[1], ids[2]), errs.Conflict) // it is not there
+	h.wantKind(h.Forward(ctx, n, ids[1], ids[2], false), errs.Conflict) // it is not there
 	h.fs(n).write("db/new", []byte("unsaved"))
-	h.wantKind(h.Forward(ctx, n, ids[0], ids[2]), errs.Conflict)
+	h.wantKind(h.Forward(ctx, n, ids[0], ids[2], false), errs.Conflict)
 	h.wantKind(h.CheckClean(ctx, n), errs.Conflict)
 	_, err = h.Reset(ctx, n, "HEAD", true)
 	h.must(err)
 	h.must(h.CheckClean(ctx, n))
-	h.must(h.Forward(ctx, n, ids[0], ids[2]))
+	h.must(h.Forward(ctx, n, ids[0], ids[2], false))
 	if got := string(h.fs(n).read("db/file")); got != "three" || h.tipOf(n, "master") != ids[2] {
 		t.Errorf("after it was moved forward the branch is at %s and holds %q", h.tipOf(n, "master").Short(), got)
 	}
@@ -102,7 +102,7 @@ func TestArrivals(t *testing.T) {
 	fresh := name(t, "fresh")
 	_, err = h.Create(ctx, fresh, CreateOptions{})
 	h.must(err)
-	h.must(h.Forward(ctx, fresh, object.ID{}, ids[1]))
+	h.must(h.Forward(ctx, fresh, object.ID{}, ids[1], false))
 	if got := string(h.fs(fresh).read("db/file")); got != "two" {
 		t.Errorf("the fresh dot holds %q", got)
 	}
