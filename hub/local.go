@@ -27,6 +27,9 @@ type localEngine struct {
 	room  *semaphore.Weighted // bytes of objects being unpacked
 }
 
+// cacheBytes is for trees and lists that loads look at, and for bases. Chunks are sent as they are stored.
+const cacheBytes = 16 << 20
+
 // memoryForObjects bounds the objects that are being unpacked at a time, in bytes. One takes up to five times its size,
 // with its base and its record.
 const memoryForObjects = 5 * object.MaxSize
@@ -41,7 +44,7 @@ func openLocal(ctx context.Context, dir string, minFree int64) (_ *localEngine, 
 			e.close()
 		}
 	}()
-	if e.store, err = store.Open(ctx, filepath.Join(dir, "store"), store.Options{MinFree: minFree}); err != nil {
+	if e.store, err = store.Open(ctx, filepath.Join(dir, "store"), store.Options{MinFree: minFree, CacheBytes: cacheBytes}); err != nil {
 		return nil, err
 	}
 	if e.db, err = openDB(filepath.Join(dir, "hub.db")); err != nil {
