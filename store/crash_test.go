@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 func child(dir string) {
 	s, err := Open(context.Background(), dir, Options{PackBytes: 100 << 10})
 	if err == nil {
+		s.round = 4
 		go func() {
 			for {
 				if _, err := s.GC(context.Background(), GCOptions{Waste: 5}); err != nil {
@@ -63,7 +64,11 @@ func commits(s *Store, out io.Writer) error {
 			return err
 		}
 		w.write(fmt.Sprintf("%c%d", 'a'+rune(i%2), i%5), i, int(i%7)*3000)
-		id, err := w.store(ctx, b, nil, fmt.Sprint(i))
+		var parents []object.ID
+		if !tip.IsZero() && i%16 != 0 {
+			parents = append(parents, tip)
+		}
+		id, err := w.store(ctx, b, parents, fmt.Sprint(i))
 		if err != nil {
 			b.Abort()
 			return err
@@ -80,6 +85,11 @@ func commits(s *Store, out io.Writer) error {
 		}
 		fmt.Fprintln(out, "done", id)
 		tip = id
+		if i%3 == 0 && len(parents) > 0 {
+			if err := s.Update(func(tx *Tx) error { return tx.Prune(parents[0]) }); err != nil {
+				return err
+			}
+		}
 	}
 }
 
@@ -122,7 +132,7 @@ func afterCrash(t testing.TB, dir string, r tried) object.ID {
 		if string(meta) != string(tip[:]) {
 			t.Error("metadata and ref are from different transactions")
 		}
-		if err := reach(t.Context(), s, object.KindCommit, tip, map[object.ID]object.Kind{}); err != nil {
+		if err := reachKept(t.Context(), s, tip); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -132,7 +142,34 @@ func afterCrash(t testing.TB, dir string, r tried) object.ID {
 	return tip
 }
 
-// A process killed at any moment, collections running, loses nothing that it acknowledged.
+// reachKept reads all of a commit and of those before it, but of pruned ones the record alone.
+func reachKept(ctx context.Context, s *Store, tip object.ID) error {
+	seen := map[object.ID]object.Kind{}
+	for todo := []object.ID{tip}; len(todo) > 0; todo = todo[1:] {
+		pruned := false
+		if err := s.View(func(tx *Tx) error { pruned = tx.Pruned(todo[0]); return nil }); err != nil {
+			return err
+		}
+		plain, err := s.Get(ctx, object.KindCommit, todo[0])
+		if err != nil {
+			return err
+		}
+		var all []error
+		err = object.References(object.KindCommit, plain, func(r object.Reference) {
+			if r.Kind == object.KindCommit {
+				todo = append(todo, r.ID)
+			} else if !pruned {
+				all = append(all, reach(ctx, s, r.Kind, r.ID, seen))
+			}
+		})
+		if err := errors.Join(append(all, err)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A process killed at any moment, prunes and collections running, loses nothing that it acknowledged.
 func TestKill(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	const rounds = 200
