@@ -138,16 +138,23 @@ func (o *oldLists) opened(level int, id ID, spans []Span) {
 	l[0], l[1] = oldList{id, spans}, l[0]
 }
 
-// like returns the one of them that has at least half of the spans in the same places, or the zero ID.
+// like returns the one of them that has most of the spans, and more than half, or the zero ID.
 func (o *oldLists) like(level int, spans []Span) (id ID) {
 	if level >= len(*o) {
 		return id
 	}
 	most := len(spans) / 2
 	for _, old := range (*o)[level] {
+		if len(old.spans) <= most {
+			continue
+		}
+		has := make(map[ID]struct{}, len(old.spans))
+		for _, s := range old.spans {
+			has[s.ID] = struct{}{}
+		}
 		same := 0
-		for i := range min(len(spans), len(old.spans)) {
-			if spans[i] == old.spans[i] {
+		for _, s := range spans {
+			if _, ok := has[s.ID]; ok {
 				same++
 			}
 		}

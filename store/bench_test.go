@@ -200,6 +200,13 @@ func scale(b *testing.B) {
 	start = time.Now()
 	s = testStore(b, dir, Options{})
 	b.ReportMetric(float64(time.Since(start).Milliseconds()), "ms/open")
+	s.Close()
+	if err := os.Remove(filepath.Join(dir, cleanName)); err != nil {
+		b.Fatal(err)
+	}
+	start = time.Now()
+	s = testStore(b, dir, Options{})
+	b.ReportMetric(float64(time.Since(start).Milliseconds()), "ms/open-after-crash")
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	b.ReportMetric(float64(int64(after.HeapAlloc)-int64(before.HeapAlloc))/(1<<20), "MiB-heap-open")
@@ -211,9 +218,38 @@ func scale(b *testing.B) {
 	}
 	b.ReportMetric(float64(time.Since(start).Microseconds())/20000, "us/lookup")
 	start = time.Now()
+	longest := longestWait(b, s)
 	stats, err := s.GC(b.Context(), GCOptions{})
 	if err != nil || stats.Freed < total {
 		b.Fatalf("%+v, %v", stats, err)
 	}
 	b.ReportMetric(float64(time.Since(start).Milliseconds()), "ms/gc-of-all")
+	b.ReportMetric(float64(longest().Milliseconds()), "ms/longest-wait-in-gc")
+	runtime.ReadMemStats(&after)
+	b.ReportMetric(float64(after.HeapSys)/(1<<20), "MiB-heap-peak")
+}
+
+// longestWait changes metadata again and again until the function it returns is called, which tells how long that took at most.
+func longestWait(b *testing.B, s *Store) func() time.Duration {
+	stop, done := make(chan struct{}), make(chan time.Duration)
+	go func() {
+		var longest time.Duration
+		for i := byte(0); ; i++ {
+			select {
+			case <-stop:
+				done <- longest
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			start := time.Now()
+			if err := s.Update(func(tx *Tx) error { return tx.SetMeta("k", []byte{i}) }); err != nil {
+				b.Error(err)
+			}
+			longest = max(longest, time.Since(start))
+		}
+	}()
+	return func() time.Duration {
+		close(stop)
+		return <-done
+	}
 }

@@ -132,7 +132,7 @@ func afterCrash(t testing.TB, dir string, r tried) object.ID {
 		if string(meta) != string(tip[:]) {
 			t.Error("metadata and ref are from different transactions")
 		}
-		if err := reachKept(t.Context(), s, tip); err != nil {
+		if err := reachKept(t.Context(), s, tip, map[object.ID]object.Kind{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -143,8 +143,7 @@ func afterCrash(t testing.TB, dir string, r tried) object.ID {
 }
 
 // reachKept reads all of a commit and of those before it, but of pruned ones the record alone.
-func reachKept(ctx context.Context, s *Store, tip object.ID) error {
-	seen := map[object.ID]object.Kind{}
+func reachKept(ctx context.Context, s *Store, tip object.ID, seen map[object.ID]object.Kind) error {
 	for todo := []object.ID{tip}; len(todo) > 0; todo = todo[1:] {
 		pruned := false
 		if err := s.View(func(tx *Tx) error { pruned = tx.Pruned(todo[0]); return nil }); err != nil {
@@ -154,6 +153,7 @@ func reachKept(ctx context.Context, s *Store, tip object.ID) error {
 		if err != nil {
 			return err
 		}
+		seen[todo[0]] = object.KindCommit
 		var all []error
 		err = object.References(object.KindCommit, plain, func(r object.Reference) {
 			if r.Kind == object.KindCommit {
