@@ -425,7 +425,8 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// The commands that README.md shows are those of a script that passes.
+// The commands that README.md shows are those of a script that passes. Its section about Docker is played by the tests of
+// containers in internal/e2e.
 func TestReadmeIsPlayed(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
@@ -439,8 +440,10 @@ func TestReadmeIsPlayed(t *testing.T) {
 	local := strings.NewReplacer("/mnt/then", "then", "/var/lib/mysql", "mysql", " > db.tar", "",
 		"alice@hub.example.org", "alice@127.0.0.1:$PORT",
 		"dm hub serve", "sh -c 'exec dm hub serve --listen 127.0.0.1:0 >hub.txt 2>hub.log' &hub&")
+	before, docker, _ := strings.Cut(string(readme), "\n## With Docker\n")
+	_, after, _ := strings.Cut(docker, "\n## ")
 	shown := 0
-	for line := range strings.Lines(string(readme)) {
+	for line := range strings.Lines(before + after) {
 		command, ok := strings.CutPrefix(line, "    $ ")
 		if !ok {
 			continue

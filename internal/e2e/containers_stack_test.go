@@ -147,6 +147,24 @@ func (s *stack) row() []string {
 	return nil
 }
 
+// README.md shows the compose file that is tested.
+func TestReadmeShowsTheStack(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shipped, err := os.ReadFile("../../testdata/sockshop/docker-compose.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, services, _ := strings.Cut(string(shipped), "services:\n")
+	for line := range strings.Lines("services:\n" + services) {
+		if strings.TrimSpace(line) != "" && !strings.Contains(string(readme), "\n    "+line) {
+			t.Errorf("README.md does not show %q", line)
+		}
+	}
+}
+
 // The product's story: a stack of five databases in one dot, from docker-compose up to a colleague's copy of it.
 func TestContainerStory(t *testing.T) {
 	s := newStack(t, newHost(t), "subdots")
