@@ -188,8 +188,13 @@ func (in *inode) toEntry(name string, ino uint64) object.Entry {
 
 // asCommitted says whether in is what e describes, apart from content, tree and links.
 func (in *inode) asCommitted(e *object.Entry) bool {
+	return in.mtime == (Time{e.Sec, e.Nsec}) && in.sameAttributes(e)
+}
+
+// sameAttributes is asCommitted without the time.
+func (in *inode) sameAttributes(e *object.Entry) bool {
 	if in.mode != e.Mode || in.uid != e.UID || in.gid != e.GID || in.rdev != e.Rdev || in.target != e.Target ||
-		in.mtime != (Time{e.Sec, e.Nsec}) || len(in.xattrs) != len(e.Xattrs) {
+		len(in.xattrs) != len(e.Xattrs) {
 		return false
 	}
 	for i, x := range in.xattrs {

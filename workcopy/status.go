@@ -248,8 +248,9 @@ type changeWalk struct {
 type walked struct {
 	Change
 	ino  uint64
-	born int // index of the nearest directory around it that is new at its path
-	gone int // index of the directory that is gone, below which this is gone too
+	dirt uint64 // bytes written, in whole blocks
+	born int    // index of the nearest directory around it that is new at its path
+	gone int    // index of the directory that is gone, below which this is gone too
 }
 
 type namedNode struct {
@@ -270,7 +271,7 @@ func (w *changeWalk) dir(path string, n *node, born int) error {
 		nn := namedNode{name: name, n: child}
 		if child != nil {
 			nn.node = node{ino: child.ino, inode: child.inode, base: child.base, dir: child.dir}
-			nn.same = !child.selfChanged() && child.dirtyBlocks() == 0
+			nn.same = child.sameToSee()
 			nn.dirt = child.dirtyBlocks() * BlockSize
 		}
 		names = append(names, nn)
@@ -288,6 +289,15 @@ func (w *changeWalk) dir(path string, n *node, born int) error {
 		}
 	}
 	return nil
+}
+
+// sameToSee says whether a list of changes leaves a node out. A directory's time says only that names in it changed, and
+// these are listed. The caller holds mu.
+func (n *node) sameToSee() bool {
+	if n.isDir() {
+		return n.base != nil && n.sameAttributes(n.base)
+	}
+	return !n.selfChanged() && n.dirtyBlocks() == 0
 }
 
 func (w *changeWalk) name(path string, nn *namedNode, old object.Entry, had bool, born int) error {
@@ -313,7 +323,7 @@ func (w *changeWalk) name(path string, nn *namedNode, old object.Entry, had bool
 	i := len(w.list)
 	w.born[nn.node.ino] = i
 	ch := Change{Path: path, Kind: '+', Dir: nn.node.isDir(), Bytes: nn.node.bytesOf()}
-	w.list = append(w.list, walked{Change: ch, ino: nn.node.ino, born: born, gone: -1})
+	w.list = append(w.list, walked{Change: ch, ino: nn.node.ino, dirt: nn.dirt, born: born, gone: -1})
 	if !nn.node.isDir() {
 		return nil
 	}
@@ -364,7 +374,7 @@ func (w *changeWalk) renamed() []Change {
 		}
 	}
 	for i, j := range from {
-		w.list[i].Kind = 'R'
+		w.list[i].Kind, w.list[i].Bytes = 'R', w.list[i].dirt
 		w.list[i].OldPath = w.committedPath(j, from)
 		drop[j] = true
 	}
@@ -378,7 +388,10 @@ func (w *changeWalk) renamed() []Change {
 		}
 		out = append(out, ch.Change)
 	}
-	sort.SliceStable(out, func(i, j int) bool { return out[i].Path < out[j].Path })
+	sort.SliceStable(out, func(i, j int) bool { // what is gone from a path comes before what is there now
+		a, b := &out[i], &out[j]
+		return a.Path < b.Path || a.Path == b.Path && a.Kind == '-' && b.Kind != '-'
+	})
 	return out
 }
 
