@@ -21,8 +21,9 @@ const (
 	// maxRequest is the largest READ and WRITE, in bytes; the kernel's limit.
 	maxRequest = 1 << 20
 	// maxBackground is how many requests without a waiting process (writeback, read-ahead) may be on their way. READs of
-	// it can wait for a remote store; they must not take all places from writeback.
-	maxBackground = 256
+	// it can wait for a remote store; they must not take all places from writeback. Each WRITE has a buffer of maxRequest
+	// here for as long as it takes: 256 of them made a large copy cost 250 MB of memory.
+	maxBackground = 64
 	// readAheadKB is what the kernel reads ahead for a sequential reader, in KiB.
 	readAheadKB = 1024
 )
