@@ -386,6 +386,7 @@ type ShowDotResult struct {
 	AutoCommit *AutoCommit `json:"auto_commit,omitempty"`
 
 	Note string `json:"note,omitempty"` // why containers are not known
+	Lazy string `json:"lazy,omitempty"` // REMOTE:NAMESPACE/DOT that what is not here yet is read from
 }
 
 // RenameDotRequest gives a dot a new name.

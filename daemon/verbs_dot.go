@@ -212,6 +212,13 @@ func (s *server) showDot(ctx context.Context, req api.DotRequest) (r api.ShowDot
 			Head: st.Commit, Branches: branchList(info.Branches), Tags: tagList(info.Tags), Subdots: subdots(st.Subdots),
 			Upstreams: []api.Upstream{},
 		}
+		origin, err := s.dots.Origin(ctx, n)
+		if err != nil {
+			return err
+		}
+		if origin != nil {
+			r.Lazy = origin.Remote + ":" + origin.Name
+		}
 		for _, u := range info.Upstreams {
 			r.Upstreams = append(r.Upstreams, api.Upstream{Remote: u.Remote, Name: u.Name})
 		}

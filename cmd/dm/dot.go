@@ -79,6 +79,9 @@ func (c *dotShowCmd) run(cmd *cobra.Command, args []string) error {
 	for _, t := range r.Tags {
 		fields = append(fields, [2]string{"tag." + t.Name, t.Commit})
 	}
+	if r.Lazy != "" {
+		fields = append(fields, [2]string{"lazy", r.Lazy})
+	}
 	for _, u := range r.Upstreams {
 		fields = append(fields, [2]string{"upstream." + u.Remote, u.Name})
 	}
