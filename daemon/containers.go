@@ -90,7 +90,8 @@ func useBy(c container, n dot.Name, path bool) containerUse {
 // bindUse says what a container uses by a directory of the host: what `dm path` printed, or a directory at or below what
 // `dm mount` made. Paths are compared as texts: to follow a link could be to wait for our own mount.
 func (s *server) bindUse(ctx context.Context, c container, source string) (u containerUse, ok bool, err error) {
-	for _, m := range s.binds.list(func(m *bound) bool { return m.look == nil && inside(string(m.Dir), source) }) {
+	if shown := s.binds.list(func(m *bound) bool { return m.look == nil && inside(string(m.Dir), source) }); len(shown) > 0 {
+		m := shown[0]
 		n, err := dot.ParseName(m.Name)
 		if err != nil {
 			return u, false, err

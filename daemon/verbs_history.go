@@ -285,12 +285,6 @@ func (s *server) reset(ctx context.Context, req api.ResetRequest) (r api.ResetRe
 	return r, err
 }
 
-// rebindAlone is rebind for who does not hold the dot's name. It happens whether or not the client waits.
-func (s *server) rebindAlone(ctx context.Context, n dot.Name) error {
-	ctx = context.WithoutCancel(ctx)
-	return s.withDotAlone(ctx, n, func() error { return s.rebind(ctx, n) })
-}
-
 // branchUses returns a filter for the uses of the branch that n means, the current one where it names none.
 func (s *server) branchUses(ctx context.Context, n dot.Name) (func(containerUse) bool, error) {
 	info, err := s.dots.Info(ctx, n)

@@ -101,6 +101,9 @@ func (s *server) prepareStop(ctx context.Context, force bool) error {
 	if !force {
 		// A volume that a container has in its own mount namespace cannot be unmounted, and is not to be taken away.
 		err := s.unusedOrConflict(ctx, "the server", func(containerUse) bool { return true })
+		if err != nil && errs.HintOf(err) != "" {
+			return errs.WithHint(err, "%s, or take their volumes away with --force", errs.HintOf(err))
+		}
 		if err != nil {
 			return err
 		}

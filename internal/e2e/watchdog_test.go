@@ -71,8 +71,15 @@ func clean(dir string) {
 			exec.Command("losetup", "-d", "/dev/"+filepath.Base(filepath.Dir(filepath.Dir(b)))).Run()
 		}
 	}
+	plugins, _ := os.ReadDir(filepath.Join(dir, pluginNotes))
+	for _, p := range plugins {
+		os.Remove("/run/docker/plugins/" + p.Name() + ".sock")
+	}
 	os.RemoveAll(dir)
 }
+
+// pluginNotes is where a run notes the names of its servers' Docker plugins.
+const pluginNotes = "plugins"
 
 // processesOf returns the processes that have a directory of ours in their command line or environment.
 func processesOf(dir string) []int {
