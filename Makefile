@@ -15,7 +15,7 @@ UNITDIR ?= $(PREFIX)/lib/systemd/system
 BUILD   := CGO_ENABLED=0 go build -trimpath -buildvcs=auto
 TOOL    := go tool -modfile=tools/go.mod
 # A hang prints its stacks instead of waiting for somebody to kill it.
-TIMEOUT ?= 20m
+TIMEOUT ?= 40m
 # Packages whose tests mount, start servers and load the machine: two at a time is what two cores can take.
 TESTFLAGS ?= -p 2
 
