@@ -116,7 +116,7 @@ type fetcher struct {
 
 	turn  sync.RWMutex // held exclusively while one batch takes the place of another
 	batch Batch
-	mu    sync.Mutex
+	mu    sync.Mutex  // guards what follows, while turn is held shared
 	size  int64       // bytes in batch
 	ids   []object.ID // in batch
 }
@@ -274,15 +274,18 @@ func (f *fetcher) rollOver(ctx context.Context, more bool) error {
 func (f *fetcher) put(ctx context.Context, r *pack.Record, id object.ID, kind object.Kind, plain []byte) error {
 	f.turn.RLock()
 	err := f.putInto(ctx, r, id, kind, plain)
+	full := false
+	if err == nil {
+		f.mu.Lock() // and turn: what is noted is in this batch, not in the next one
+		f.ids = append(f.ids, id)
+		f.size += int64(len(plain))
+		full = f.size >= f.opts.BatchBytes
+		f.mu.Unlock()
+	}
 	f.turn.RUnlock()
 	if err != nil {
 		return err
 	}
-	f.mu.Lock()
-	f.ids = append(f.ids, id)
-	f.size += int64(len(plain))
-	full := f.size >= f.opts.BatchBytes
-	f.mu.Unlock()
 	if full {
 		return f.rollOver(ctx, true)
 	}
