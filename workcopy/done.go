@@ -168,6 +168,7 @@ func (c *Copy) settleNode(s *Snapshot, n *node) {
 	n.base = e
 	if n.file != nil {
 		n.file.committed = e.Content
+		n.file.limit = min(n.file.limit, e.Content.Size) // it may have been in the middle of the last block
 	}
 	if n.dir == nil {
 		return

@@ -158,6 +158,7 @@ type writing struct {
 
 	exclusive bool // the file's io is held alone
 	complete  bool // the file was not partial
+	hold      bool // the first block is marked as written, and may be a hole
 }
 
 // Write writes data at off and returns the number of bytes written. writeback marks pages that the kernel writes out of
@@ -502,8 +503,12 @@ func (c *Copy) tryTruncate(id NodeID, size uint64) (w *writing, edge uint64, err
 	if !f.partial { // from now on a missing backing file means zeros, not the committed bytes
 		c.journal.complete(n)
 	}
-	if edge%BlockSize != 0 {
+	kind := byte(blocksDirty)
+	if f.zeroed != nil && f.zeroed.Contains(uint32(blockOf(edge))) {
+		kind = blocksZero // it stays what it is
+	} else if edge%BlockSize != 0 {
 		f.markDirty(blockOf(edge), blockOf(edge)+1)
+		w.hold = true
 	}
 	f.markZero(blocksUpTo(edge), blocksUpTo(size))
 	c.resize(n, size)
@@ -512,7 +517,7 @@ func (c *Copy) tryTruncate(id NodeID, size uint64) (w *writing, edge uint64, err
 	n.dropPriv(false)
 	c.journal.inode(n)
 	if edge%BlockSize != 0 {
-		c.journal.blocks(n, f.flags(blocksDirty), blockOf(edge), 1)
+		c.journal.blocks(n, f.flags(kind), blockOf(edge), 1)
 	}
 	if from := blocksUpTo(edge); from < blocksUpTo(size) {
 		c.journal.blocks(n, f.flags(blocksZero), from, blocksUpTo(size)-from)
@@ -534,7 +539,21 @@ func (c *Copy) applyTruncate(w *writing, size uint64) error {
 		return f.discard()
 	}
 	w.save()
-	return f.setSize(int64(size), w.complete && size > 0)
+	err := f.setSize(int64(size), w.complete && size > 0)
+	if err == nil && w.hold && !w.complete {
+		err = f.hold(w.first)
+	}
+	return err
+}
+
+// hold makes sure that the host has bytes for a block whose content is right: in a partial file a hole that is marked as
+// written is taken for a write that did not arrive, after a crash, and the block for one of the commit.
+func (b *backing) hold(block uint64) error {
+	var p [1]byte
+	if err := b.readAt(p[:], int64(block*BlockSize)); err != nil {
+		return err
+	}
+	return b.writeAt([][]byte{p[:]}, int64(block*BlockSize))
 }
 
 func (f *content) flags(flags byte) byte {

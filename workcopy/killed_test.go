@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -457,4 +458,38 @@ func TestPromotionIsTriedAgain(t *testing.T) {
 	if _, err := os.Stat(f.path); err != nil || f.partial {
 		t.Errorf("not complete under its name: %v", err)
 	}
+}
+
+// TestKilledWithHoleAtTheEnd: a file that is partly in the store was cut short, became zero at its end and was committed
+// so. Killed then, that block is in the commit alone, which ends inside of it: it must come from there, and be found.
+func TestKilledWithHoleAtTheEnd(t *testing.T) {
+	r := newRig(t)
+	r.write(r.file("f"), 0, strings.Repeat("c", 20000))
+	r.commit()
+	r.reset()
+	id := r.look("f")
+	zeros := strings.Repeat("c", 4096) + strings.Repeat("\x00", 904)
+	r.truncate(id, 5000)
+	r.truncate(id, 9000)
+	r.zero(id, 4096, 4096)
+	r.truncate(id, 5000)
+	r.kill()
+	r.wantFile("f", zeros)
+	r.commit()
+	r.kill()
+	r.wantFile("f", zeros)
+	id = r.look("f")
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.c.Write(r.ctx, id, [][]byte{[]byte("w")}, 4500, false, false)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		r.ok(err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("a write of a block that should come from the commit does not end")
+	}
+	r.wantFile("f", strings.Repeat("c", 4096)+strings.Repeat("\x00", 404)+"w"+strings.Repeat("\x00", 499))
+	r.committedAsLive()
 }

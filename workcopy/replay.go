@@ -223,7 +223,7 @@ func (r *replayer) blocks(f *fields) error {
 			file.exists = err == nil
 		}
 	}
-	file.limit = limit
+	file.limit = min(limit, file.committed.Size)
 	if flags&(blocksDirty|blocksZero) != 0 {
 		r.c.mark(n)
 	}

@@ -104,7 +104,21 @@ func (c *Copy) zero(ctx context.Context, id NodeID, start, end uint64) error {
 	}
 	defer w.done()
 	w.save()
-	return w.n.file.punch(start, end)
+	f := w.n.file
+	if err := f.punch(start, end); err != nil {
+		return err
+	}
+	c.mu.RLock()
+	partial := f.partial
+	c.mu.RUnlock()
+	for _, edge := range []uint64{start, end} {
+		if partial && edge%BlockSize != 0 && edge < w.after {
+			if err := f.hold(blockOf(edge)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // punch makes the bytes [start, end) of the backing file, if there is one, a hole.
