@@ -245,9 +245,6 @@ func threadTime() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// maxPlain bounds what a decoder makes of a block.
-const maxPlain = object.MaxSize
-
 // deltaWays returns the ways. All work in the calling thread.
 func deltaWays() (ways []way, done func(), err error) {
 	z := &zstdWays{}
