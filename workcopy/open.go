@@ -186,7 +186,7 @@ func (c *Copy) dump() error {
 			return err
 		}
 	}
-	if err := c.dumpRest(list); err != nil {
+	if err := c.dumpRest(); err != nil {
 		return err
 	}
 	c.mu.RLock()
@@ -229,16 +229,18 @@ func (c *Copy) dumpSlice(list []*node) error {
 	return nil
 }
 
-// dumpRest writes what needs all nodes to be there: the sums of directories and the backing files that are to go.
-func (c *Copy) dumpRest(list []*node) error {
+// dumpRest writes what needs all nodes to be there: the sums of directories and the backing files that are to go. The
+// directories are those that are changed by now: what was moved while the dump ran, before its own turn came, counts for
+// less or more in the journal so far than it has below it.
+func (c *Copy) dumpRest() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.journal.reserve(false); err != nil {
 		return err
 	}
 	c.journal.begin()
-	for _, n := range list {
-		if n.dir != nil && n.nlink > 0 && n.epoch == c.epoch {
+	for n := range c.dirty {
+		if n.dir != nil && n.nlink > 0 {
 			c.journal.totals(n)
 			if err := c.journal.split(); err != nil {
 				return err
@@ -448,7 +450,9 @@ func (c *Copy) Close(context.Context) error {
 	if err == nil {
 		h := c.head(true)
 		if old, e := readHead(c.path); e == nil {
-			h.Journal = old.Journal
+			// The journal files from there on begin at the base that stands beside them: where a commit ended while another
+			// was open, they have not been replaced by a dump since.
+			h.Journal, h.Base = old.Journal, old.Base
 		}
 		err = c.writeHead(h)
 	}

@@ -74,6 +74,14 @@ func (d *disk) powerOff() {
 func (d *disk) powerOn() {
 	d.t.Helper()
 	run(d.t, "umount", d.dir)
+	// Another mount namespace that was made meanwhile, a container's, may still hold the filesystem that was shut down, and
+	// mounting the same image would show just that.
+	next := d.image + "+"
+	run(d.t, "cp", "--sparse=always", d.image, next)
+	if err := os.Remove(d.image); err != nil {
+		d.t.Fatal(err)
+	}
+	d.image = next
 	d.mount()
 }
 

@@ -20,7 +20,17 @@ func fill(t *testing.T, path string, n int) {
 	t.Helper()
 	b := make([]byte, n)
 	rand.Read(b)
-	if err := os.WriteFile(path, b, 0o644); err != nil {
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, err = f.Write(b)
+	if err == nil {
+		// The kernel hands over a file's times some time after its bytes; a commit in between has the time they came.
+		err = f.Sync()
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }
