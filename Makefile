@@ -35,7 +35,7 @@ deps:
 	@sh tools/deps.sh internal/e2e/packages.txt
 
 # The S3 servers that tests start, built from source into the build cache of the go command (no Debian package has one).
-# versitygw is the one for make test: two minutes of CPU with an empty cache. MinIO, four minutes, joins it in make soak.
+# versitygw is the one for make test: two to three and a half minutes of CPU with an empty cache. MinIO, four minutes, joins it in make soak.
 DM_S3_SERVERS ?= versitygw
 s3servers:
 	@for s in $(DM_S3_SERVERS); do CGO_ENABLED=0 go tool -modfile=tools/$$s.mod -n $$s >/dev/null || exit 1; done
@@ -56,7 +56,7 @@ bench: build
 
 soak: DM_S3_SERVERS = versitygw minio
 soak: deps s3servers
-	DM_S3_SERVERS='$(DM_S3_SERVERS)' DM_ROUNDS=200 DM_COMMITS=1000 go test $(TESTFLAGS) -count=1 -timeout 180m ./...
+	DM_S3_SERVERS='$(DM_S3_SERVERS)' DM_ROUNDS=200 DM_COMMITS=1000 DM_STACK_ROUNDS=50 go test $(TESTFLAGS) -count=1 -timeout 300m ./...
 
 install: build
 	install -D -m 0755 bin/dm $(DESTDIR)$(PREFIX)/bin/dm

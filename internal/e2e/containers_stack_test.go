@@ -247,7 +247,7 @@ func TestContainerStackRounds(t *testing.T) {
 	s.have("at first", 0)
 	s.dm("switch", s.dot())
 	s.commit("empty")
-	for round := range number(t, "DM_ROUNDS", 2) {
+	for round := range number(t, "DM_STACK_ROUNDS", 2) {
 		begin := time.Now()
 		start := s.counts()
 		s.each(func(svc sockshop.Service) error {

@@ -15,6 +15,7 @@
 //
 //	DM_BINARY  a built dm to test instead of one built from this tree
 //	DM_ROUNDS  rounds of the crash test, instead of as many as fit continuous integration
+//	DM_STACK_ROUNDS  the same for five services in containers, whose rounds take half a minute
 //	DM_COMMITS commits of the causality test, likewise
 //	DM_FILES   files of the test of many small files
 //	DM_SEED    seed of random tests, printed by a failing run
