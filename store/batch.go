@@ -195,32 +195,39 @@ func (b *Batch) base(ctx context.Context, kind object.Kind, old object.ID, size 
 	if old.IsZero() || size < minDelta {
 		return base{}
 	}
-	e, ok := b.candidate(old)
+	e, root, ok := b.candidate(old)
 	if !ok || e.kind != kind {
 		return base{}
 	}
-	root, rootID := e, old
-	for n := 0; root.enc.HasBase(); n++ {
-		rootID = root.base
-		if root, ok = b.candidate(rootID); !ok || n > chainLimit {
-			return base{}
-		}
-	}
 	if e.depth >= maxDepth {
-		old, e = rootID, root
+		old, e = root.id, root.e
 	}
 	// Damage of the base is no reason to fail: the object is stored whole.
 	plain, err := b.get(ctx, kind, old)
-	if err != nil || root.plain == 0 {
+	if err != nil || root.e.plain == 0 {
 		return base{}
 	}
 	// The root's size tells what the object would take by itself.
-	alone := int64(root.payload) * int64(size) / int64(root.plain)
+	alone := int64(root.e.payload) * int64(size) / int64(root.e.plain)
 	return base{old, plain, e.depth, int(alone * 3 / 4)}
 }
 
-// candidate looks for an object to be a base and keeps gc from it.
-func (b *Batch) candidate(id object.ID) (entry, bool) {
+// candidate looks for an object to be a base, and for the root of the chain below it, and keeps gc from all of the chain.
+// There is no base where a part of the chain is hidden: what is hidden may be stored once more just now, and must not come to
+// stand above what is a delta of it.
+func (b *Batch) candidate(id object.ID) (e entry, root link, ok bool) {
+	e, ok = b.keep(id)
+	root = link{id, e}
+	for n := 0; ok && root.e.enc.HasBase(); n++ {
+		root.id = root.e.base
+		root.e, ok = b.keep(root.id)
+		ok = ok && n <= chainLimit
+	}
+	return e, root, ok
+}
+
+// keep looks for an object that is written, in the store or in this batch, and keeps gc from it.
+func (b *Batch) keep(id object.ID) (entry, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if i, ok := b.index[id]; ok {

@@ -36,8 +36,8 @@ func (s *Store) Record(ctx context.Context, kind object.Kind, id object.ID) (pac
 
 // PutRecord stores an object that arrived as a record, in the form it came in. plain is what the record decodes to, which
 // the caller has found out with a Codec; that it has the record's id is checked here. The record is not kept, its form is,
-// unless its base is neither in the store nor in this batch, or the chain below it would become too long: then the object
-// is stored anew, as by PutOver.
+// unless a part of the chain below it is neither in the store nor in this batch, or the chain would become too long: then the
+// object is stored anew, as by PutOver.
 func (b *Batch) PutRecord(ctx context.Context, rec *pack.Record, plain []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -53,7 +53,7 @@ func (b *Batch) PutRecord(ctx context.Context, rec *pack.Record, plain []byte) e
 	}
 	e := entryOf(&rec.Head)
 	if e.enc.HasBase() {
-		base, ok := b.candidate(e.base)
+		base, _, ok := b.candidate(e.base)
 		if !ok || base.depth >= maxDepth {
 			raw, e := b.encode(ctx, nil, rec.Kind, rec.ID, plain, rec.Base)
 			return b.write(rec.ID, e, raw)

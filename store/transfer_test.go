@@ -173,3 +173,59 @@ func TestForeignChains(t *testing.T) {
 	}
 	wantObject(t, to, object.KindChunk, baseID, base)
 }
+
+// Remotes store the same two objects the other way round. A record of an object that a gc has just hidden, as a delta of the
+// very object whose base it is, would make a chain without an end.
+func TestRecordOverItsOwnDelta(t *testing.T) {
+	var s *Store
+	arrive := func() {}
+	s, err := open(t.Context(), t.TempDir(), Options{CacheBytes: 1}, func(point string) error {
+		if point == "GCSwept" {
+			arrive()
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	old := page(1, 60000)
+	now := bytes.Clone(old)
+	copy(now[1000:], random(2, 50))
+	b := begin(t, s)
+	oldID := put(t, b, object.KindChunk, old, object.ID{})
+	nowID := put(t, b, object.KindChunk, now, oldID)
+	commit(t, b, func(tx *Tx) error { return tx.SetRef("now", object.ID{}, nowID) })
+	if e, _, _ := s.lookup(nowID); e.base != oldID {
+		t.Fatal("there is no delta to begin with")
+	}
+
+	arrive = func() {
+		codec, err := pack.NewCodec(pack.Fast)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer codec.Close()
+		raw, _, ok := codec.AppendDelta(nil, object.KindChunk, oldID, old, nowID, now, 1000)
+		if !ok {
+			t.Fatal("no delta")
+		}
+		rec, err := pack.ParseRecord(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := begin(t, s)
+		if has, err := b.Has(oldID); err != nil || has {
+			t.Fatalf("nothing needs the object, and it is there: %v, %v", has, err)
+		}
+		if err := b.PutRecord(t.Context(), &rec, old); err != nil {
+			t.Fatal(err)
+		}
+		commit(t, b, func(tx *Tx) error { return tx.SetRef("old", object.ID{}, oldID) })
+	}
+	if _, err := s.GC(t.Context(), GCOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantObject(t, s, object.KindChunk, nowID, now)
+	wantObject(t, s, object.KindChunk, oldID, old)
+}
