@@ -197,6 +197,50 @@ func TestLostIndex(t *testing.T) {
 	}
 }
 
+// An index that is made again must not take a commit that was collected for one that the store has, because its record still
+// stands in some pack: a fetch would not bring its content then.
+func TestLostIndexAfterGC(t *testing.T) {
+	dir := t.TempDir()
+	s := testStore(t, dir, Options{PackBytes: 20 << 10})
+	store := func(seed uint64, ref string) object.ID {
+		w := newWorld()
+		w.write("a1", seed, 100<<10)
+		b := begin(t, s)
+		id, err := w.store(t.Context(), b, nil, ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		commit(t, b, func(tx *Tx) error { return tx.SetRef(ref, object.ID{}, id) })
+		return id
+	}
+	gone, kept := store(1, "gone"), store(2, "kept")
+	if err := s.Update(func(tx *Tx) error { return tx.SetRef("gone", gone, object.ID{}) }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.GC(t.Context(), GCOptions{Waste: 100}); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if err := os.Remove(filepath.Join(dir, indexName)); err != nil {
+		t.Fatal(err)
+	}
+	s = testStore(t, dir, Options{})
+	for id, want := range map[object.ID]bool{gone: false, kept: true} {
+		if has, err := s.Has(id); has != want || err != nil {
+			t.Errorf("the store has commit %s: %v, %v", id.Short(), has, err)
+		}
+	}
+	if err := reach(t.Context(), s, object.KindCommit, kept, map[object.ID]object.Kind{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.GC(t.Context(), GCOptions{}); err != nil {
+		t.Error(err)
+	}
+	if r := fsck(t, s, FsckOptions{}); !r.OK() {
+		t.Errorf("problems: %+v", r.Problems)
+	}
+}
+
 // Whatever is flipped, cut, deleted, doubled or swapped in a store's directory: never a wrong byte, a crash or a hang, and
 // it is said every time that there is damage, unless everything is there all the same.
 func TestRandomDamage(t *testing.T) {

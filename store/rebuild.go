@@ -208,17 +208,21 @@ func (r *rebuilder) enter(objects *bbolt.Bucket, items []item) error {
 }
 
 // refs enters refs and metadata. Where the journal is not whole, commits that nothing leads to get refs of their own, so
-// that no gc takes them.
+// that no gc takes them. Where it is, they are hidden, as a gc would have done or has: what they need may be gone, and a
+// commit that the store has is one that is there with all it needs.
 func (r *rebuilder) refs(ctx context.Context, st *state) error {
-	var lost []object.ID
-	if st == nil || st.torn {
-		var err error
-		if lost, err = r.tips(ctx, st); err != nil {
-			return err
-		}
-	}
+	torn := st == nil || st.torn
 	if st == nil {
 		st = &state{seq: 1}
+	}
+	parents, err := r.commits(ctx)
+	if err != nil {
+		return err
+	}
+	strays, whole := strayCommits(parents, st.refs)
+	var lost []object.ID
+	if torn {
+		lost = tips(strays, parents)
 	}
 	r.lost = len(lost)
 	return r.db.Update(func(b *bbolt.Tx) error {
@@ -240,6 +244,11 @@ func (r *rebuilder) refs(ctx context.Context, st *state) error {
 				return err
 			}
 		}
+		if whole && !torn {
+			if err := hide(b, strays); err != nil {
+				return err
+			}
+		}
 		seq := st.seq
 		if len(lost) > 0 || st.torn {
 			seq++ // what is in the journal is not this state
@@ -248,14 +257,22 @@ func (r *rebuilder) refs(ctx context.Context, st *state) error {
 	})
 }
 
-// tips returns the commits that are nobody's parent and no ref's target.
-func (r *rebuilder) tips(ctx context.Context, st *state) (tips []object.ID, err error) {
-	known := map[object.ID]bool{}
-	if st != nil {
-		for _, id := range st.refs {
-			known[object.ID(id)] = true
+// hide leaves objects to those that are deltas of them.
+func hide(b *bbolt.Tx, ids []object.ID) error {
+	objects, hidden := b.Bucket([]byte(bucketObjects)), b.Bucket([]byte(bucketHidden))
+	for _, id := range ids {
+		if err := hidden.Put(id[:], bytes.Clone(objects.Get(id[:]))); err != nil {
+			return err
+		}
+		if err := objects.Delete(id[:]); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// commits returns all commits that can be read, with their parents.
+func (r *rebuilder) commits(ctx context.Context) (parents map[object.ID][]object.ID, err error) {
 	find := func(id object.ID) (e entry, ok bool, err error) {
 		err = r.db.View(func(b *bbolt.Tx) error {
 			if v := b.Bucket([]byte(bucketObjects)).Get(id[:]); v != nil {
@@ -266,11 +283,11 @@ func (r *rebuilder) tips(ctx context.Context, st *state) (tips []object.ID, err 
 		})
 		return e, ok, err
 	}
-	var commits []object.ID
+	var ids []object.ID
 	err = r.db.View(func(b *bbolt.Tx) error {
 		return b.Bucket([]byte(bucketObjects)).ForEach(func(k, v []byte) error {
 			if e, err := decodeEntry(v); err == nil && e.kind == object.KindCommit {
-				commits = append(commits, object.ID(k))
+				ids = append(ids, object.ID(k))
 			}
 			return ctx.Err()
 		})
@@ -278,25 +295,62 @@ func (r *rebuilder) tips(ctx context.Context, st *state) (tips []object.ID, err 
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range commits {
+	parents = make(map[object.ID][]object.ID, len(ids))
+	for _, id := range ids {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		plain, err := r.s.load(ctx, object.KindCommit, id, find)
 		if err != nil {
-			known[id] = true
 			continue
 		}
-		c, err := object.DecodeCommit(plain)
-		if err != nil {
-			known[id] = true
+		if c, err := object.DecodeCommit(plain); err == nil {
+			parents[id] = c.Parents
+		}
+	}
+	return parents, nil
+}
+
+// strayCommits returns the commits that no ref leads to. whole says that all are there that refs lead to: with one missing,
+// refs may lead to any of the strays.
+func strayCommits(parents map[object.ID][]object.ID, refs map[string][]byte) (strays []object.ID, whole bool) {
+	whole = true
+	led := map[object.ID]bool{}
+	var todo []object.ID
+	for _, id := range refs {
+		todo = append(todo, object.ID(id))
+	}
+	for len(todo) > 0 {
+		id := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if led[id] {
 			continue
 		}
-		for _, p := range c.Parents {
-			known[p] = true
+		led[id] = true
+		before, ok := parents[id]
+		whole = whole && ok
+		todo = append(todo, before...)
+	}
+	for id := range parents {
+		if !led[id] {
+			strays = append(strays, id)
+		}
+	}
+	return strays, whole
+}
+
+// tips returns those of the commits that are no other's parent.
+func tips(commits []object.ID, parents map[object.ID][]object.ID) (list []object.ID) {
+	before := map[object.ID]bool{}
+	for _, id := range commits {
+		for _, p := range parents[id] {
+			before[p] = true
 		}
 	}
 	for _, id := range commits {
-		if !known[id] {
-			tips = append(tips, id)
+		if !before[id] {
+			list = append(list, id)
 		}
 	}
-	return tips, nil
+	return list
 }
