@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"dm/api"
@@ -48,7 +49,9 @@ type server struct {
 	names keyed
 	ops   opGate
 	auto  *auto
-	stop  chan struct{} // closed when a client has stopped the server
+
+	stopping sync.Mutex    // held by a client that stops the server
+	stop     chan struct{} // closed when one has stopped it
 }
 
 // newServer cleans up after a predecessor that was killed, opens everything and mounts the current branch of each dot.

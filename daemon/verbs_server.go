@@ -86,15 +86,30 @@ func (s *server) stopServer(r *http.Request, w http.ResponseWriter) error {
 	stream := api.NewStream(w)
 	req, err := decode[api.StopRequest](r)
 	if err == nil {
-		err = s.prepareStop(r.Context(), req.Force)
+		err = s.agreeToStop(r.Context(), req.Force)
 	}
 	if err != nil {
 		stream.Fail(err) //nolint:errcheck // the client is gone then
 		return err
 	}
-	err = stream.Result(api.Empty{})
+	return stream.Result(api.Empty{})
+}
+
+// agreeToStop gets the server ready to end and begins the end. Of several clients that stop it one does, and the others
+// wait for what comes of it.
+func (s *server) agreeToStop(ctx context.Context, force bool) error {
+	s.stopping.Lock()
+	defer s.stopping.Unlock()
+	select {
+	case <-s.stop:
+		return nil
+	default:
+	}
+	if err := s.prepareStop(ctx, force); err != nil {
+		return err
+	}
 	close(s.stop)
-	return err
+	return nil
 }
 
 func (s *server) prepareStop(ctx context.Context, force bool) error {
