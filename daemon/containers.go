@@ -90,8 +90,12 @@ func useBy(c container, n dot.Name, path bool) containerUse {
 // bindUse says what a container uses by a directory of the host: what `dm path` printed, or a directory at or below what
 // `dm mount` made. Paths are compared as texts: to follow a link could be to wait for our own mount.
 func (s *server) bindUse(ctx context.Context, c container, source string) (u containerUse, ok bool, err error) {
-	if shown := s.binds.list(func(m *bound) bool { return m.look == nil && inside(string(m.Dir), source) }); len(shown) > 0 {
-		m := shown[0]
+	if shown := s.binds.list(func(m *bound) bool { return inside(string(m.Dir), source) }); len(shown) > 0 {
+		// Of mounts in each other it is the innermost.
+		m := slices.MaxFunc(shown, func(a, b *bound) int { return len(a.Dir) - len(b.Dir) })
+		if m.Revision != "" {
+			return u, false, nil
+		}
 		n, err := dot.ParseName(m.Name)
 		if err != nil {
 			return u, false, err
@@ -274,6 +278,13 @@ func (s *server) stale(ctx context.Context) ([]container, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.staleOf(ctx, uses)
+}
+
+// staleOf returns those of the containers that use dots.
+func (s *server) staleOf(ctx context.Context, uses []containerUse) ([]container, error) {
+	ctx, cancel := context.WithTimeout(ctx, engineWait)
+	defer cancel()
 	var list []container
 	for _, c := range containersOf(uses) {
 		d, err := s.engine.inspect(ctx, c.ID)

@@ -10,13 +10,13 @@ import (
 
 // startContainers sees after the containers of an earlier server: it starts those that were stopped for a checkout that a
 // crash cut short, and tells of those that run without their volumes. It runs when Docker is answered already.
-func (s *server) startContainers(ctx context.Context) {
+func (s *server) startContainers(ctx context.Context, stopped []container) {
 	if s.ops.enter() != nil {
 		return
 	}
 	go func() {
 		defer s.ops.leave()
-		if err := s.startLeftovers(ctx); err != nil {
+		if err := s.startLeftovers(ctx, stopped); err != nil {
 			s.log.Error("containers that an earlier server had stopped do not start", "err", err)
 		}
 		stale, err := s.stale(ctx)
@@ -47,7 +47,6 @@ func (s *server) restartStale(ctx context.Context, _ api.Empty) (api.RestartResu
 	if err := s.startAll(context.WithoutCancel(ctx), stale); err != nil {
 		return r, errs.WithHint(fmt.Errorf("not all containers came back: %w", err), "see 'docker logs', and start them with 'docker start'")
 	}
-	s.forgetStopped(stale)
 	for _, c := range stale {
 		r.Containers = append(r.Containers, c.Name)
 	}
@@ -61,7 +60,7 @@ func (s *server) dockerStatus(ctx context.Context) api.Docker {
 	if err == nil {
 		d.Running = containerNames(uses)
 		var stale []container
-		stale, err = s.stale(ctx)
+		stale, err = s.staleOf(ctx, uses)
 		for _, c := range stale {
 			d.Stale = append(d.Stale, c.Name)
 		}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -58,7 +60,11 @@ func (s *server) swapped(ctx context.Context, w swap) (restarted []string, err e
 		if err := s.mayStop(ctx, w, running); err != nil {
 			return nil, s.bringBack(ctx, down, err)
 		}
-		down = append(down, running...)
+		for _, c := range running { // one that came back meanwhile is in the list already, as it was at first
+			if !slices.ContainsFunc(down, func(d container) bool { return d.ID == c.ID }) {
+				down = append(down, c)
+			}
+		}
 		err = s.stopAll(ctx, w, running)
 		if err = errors.Join(err, ctx.Err()); err != nil {
 			return nil, s.bringBack(ctx, down, err)
@@ -91,7 +97,6 @@ func (s *server) startedAgain(ctx context.Context, w swap, down []container) ([]
 		return nil, errs.WithHint(fmt.Errorf("the %s is done, but not all containers came back: %w", w.what, err),
 			"see 'docker logs', and start them with 'docker start'")
 	}
-	s.forgetStopped(down)
 	names := make([]string, len(down))
 	for i, c := range down {
 		names[i] = c.Name
@@ -179,25 +184,27 @@ func (s *server) bringBack(ctx context.Context, down []container, cause error) e
 		s.log.Error("containers do not come back", "err", err)
 		return errs.WithHint(fmt.Errorf("%w (and then: %w)", cause, err), "start them with 'docker start'")
 	}
-	s.forgetStopped(down)
 	return cause
 }
 
-// startAll starts containers in parallel. One that needs another that is not up yet fails at first, as one that shares the
-// other's network: what failed is tried again as long as others came up.
+// startAll starts containers in parallel, and forgets that those were stopped which came up. One that needs another that is not
+// up yet fails at first, as one that shares the other's network: what failed is tried again as long as others came up.
 func (s *server) startAll(ctx context.Context, list []container) error {
 	for {
 		var mu sync.Mutex
-		var failed []container
+		var up, failed []container
 		err := inParallel(list, func(c container) error {
 			err := s.startOne(ctx, c)
+			mu.Lock()
+			defer mu.Unlock()
 			if err != nil {
-				mu.Lock()
-				defer mu.Unlock()
 				failed = append(failed, c)
+			} else {
+				up = append(up, c)
 			}
 			return err
 		})
+		s.forgetStopped(up)
 		if err == nil || len(failed) == len(list) {
 			return err
 		}
@@ -252,6 +259,9 @@ func (s *server) noteStopped(list []container) error {
 
 // forgetStopped forgets containers that have been started again.
 func (s *server) forgetStopped(list []container) {
+	if len(list) == 0 {
+		return
+	}
 	s.stopped.mu.Lock()
 	defer s.stopped.mu.Unlock()
 	for _, c := range list {
@@ -288,9 +298,10 @@ func (l *stoppedList) save() error {
 	return nil
 }
 
-// startLeftovers starts the containers that a server stopped which was killed before it could start them again.
-func (s *server) startLeftovers(ctx context.Context) error {
-	text, err := os.ReadFile(s.stopped.file)
+// load reads what a server has stopped that was killed before it could start it again. It stays in the list until it is
+// forgotten, whatever else is stopped meanwhile.
+func (l *stoppedList) load() error {
+	text, err := os.ReadFile(l.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -301,14 +312,28 @@ func (s *server) startLeftovers(ctx context.Context) error {
 	if err != nil {
 		return errs.New(errs.KindOf(err), "read the list of stopped containers: %w", err)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.Copy(l.all, left)
+	return nil
+}
+
+// containers returns what is in the list.
+func (l *stoppedList) containers() []container {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	var list []container
-	for _, r := range left {
+	for _, r := range l.all {
 		list = append(list, container{ID: r.ID, Name: r.Name, Paused: r.Paused})
 	}
-	s.log.Info("containers that an earlier server had stopped are started", "containers", describe(list))
-	if err := s.startAll(ctx, list); err != nil {
-		return err
+	return list
+}
+
+// startLeftovers starts the containers that an earlier server has stopped.
+func (s *server) startLeftovers(ctx context.Context, list []container) error {
+	if len(list) == 0 {
+		return nil
 	}
-	s.forgetStopped(list)
-	return nil
+	s.log.Info("containers that an earlier server had stopped are started", "containers", describe(list))
+	return s.startAll(ctx, list)
 }

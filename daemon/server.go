@@ -71,6 +71,9 @@ func newServer(ctx context.Context, cfg Config, h *home, log *slog.Logger) (s *s
 	if err := errors.Join(h.cleanStale(), s.links.clear(), s.volumeDriver.clear(), s.volumes.load()); err != nil {
 		return s, err
 	}
+	if err := s.stopped.load(); err != nil {
+		log.Error("containers that an earlier server had stopped are not known", "err", err)
+	}
 	if s.reserve, err = cfg.reserve(h.dir); err != nil {
 		return s, err
 	}
@@ -145,10 +148,11 @@ func (s *server) serve(ctx context.Context) error {
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 	s.auto = startAuto(opCtx, s)
+	stopped := s.stopped.containers() // by an earlier server, as no request is answered yet
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	s.servePlugin(opCtx)
-	s.startContainers(opCtx)
+	s.startContainers(opCtx, stopped)
 	s.log.Info("server is ready", "took", time.Since(s.started))
 	notify(s.log, stateReady)
 	select {
