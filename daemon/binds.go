@@ -44,10 +44,25 @@ func (r *bindRecord) what() string {
 	return n.String() + ":" + r.Asked
 }
 
-// bound is a mount that is there. Its look is what shows a commit, nil for a branch.
+// bound is a mount that is there, or is being made. What the record says of it does not change.
 type bound struct {
 	bindRecord
-	look *look
+	look *look // what shows the commit; nil for a branch. Of whoever makes or takes away the mount
+}
+
+// ofDot says whether the mount shows a branch of the dot with this key, rather than a commit.
+func (m *bound) ofDot(key string) bool { return m.Name == key && m.Revision == "" }
+
+// closeLook takes away what shows a commit, if that is what the mount shows.
+func (m *bound) closeLook(ctx context.Context, force bool) error {
+	if m.look == nil {
+		return nil
+	}
+	if err := m.look.close(ctx, force); err != nil {
+		return err
+	}
+	m.look = nil
+	return nil
 }
 
 // binds is the mounts that users made. They stay until `dm umount`: mounts.json remembers them over restarts.
@@ -73,6 +88,17 @@ func (b *binds) read() ([]bindRecord, error) {
 			"move it away; mounts made by 'dm mount' have to be made again")
 	}
 	return records, nil
+}
+
+// load takes what mounts.json remembers as the mounts that there are: they are still to be made.
+func (b *binds) load() error {
+	records, err := b.read()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, r := range records {
+		b.all = append(b.all, &bound{bindRecord: r})
+	}
+	return err
 }
 
 // save writes mounts.json. The caller holds mu.
@@ -126,13 +152,23 @@ func (b *binds) list(keep func(*bound) bool) []*bound {
 	return some
 }
 
+// at returns the mount at a directory, or nil.
+func (b *binds) at(dir api.Path) *bound {
+	for _, m := range b.list(func(m *bound) bool { return m.Dir == dir }) {
+		return m
+	}
+	return nil
+}
+
 // rename follows the rename of a dot.
 func (b *binds) rename(from, to string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, m := range b.all {
+	for i, m := range b.all {
 		if m.Name == from {
-			m.Name = to
+			renamed := *m // others may be reading what it was
+			renamed.Name = to
+			b.all[i] = &renamed
 		}
 	}
 	return b.save()
@@ -215,11 +251,8 @@ func (b *binds) unbindAll(ctx context.Context, force bool) error {
 		if err != nil {
 			return err
 		}
-		if m.look != nil {
-			if err := m.look.close(ctx, force); err != nil {
-				return err
-			}
-			m.look = nil
+		if err := m.closeLook(ctx, force); err != nil {
+			return err
 		}
 	}
 	return nil

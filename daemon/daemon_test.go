@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -324,6 +327,52 @@ func TestRefNames(t *testing.T) {
 	} {
 		if got := refName(ref, names); got != want {
 			t.Errorf("refName(%q) = %q, want %q", ref, got, want)
+		}
+	}
+}
+
+// Two clients that stop the server at the same time both hear that it ends.
+func TestStoppedByTwo(t *testing.T) {
+	s := &server{log: slog.New(slog.DiscardHandler), stop: make(chan struct{}), binds: &binds{}, branches: &branches{}}
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			w := httptest.NewRecorder()
+			if err := s.stopServer(httptest.NewRequest(http.MethodPost, "/", strings.NewReader(`{"force":true}`)), w); err != nil || w.Code != http.StatusOK {
+				t.Errorf("%v, %d %s", err, w.Code, w.Body)
+			}
+		})
+	}
+	wg.Wait()
+	select {
+	case <-s.stop:
+	default:
+		t.Error("the server goes on")
+	}
+}
+
+// Mounts stay remembered when a start is cut short; those that cannot be made any more are forgotten.
+func TestMountsAreRemembered(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mounts.json")
+	first := &binds{file: file}
+	for _, dir := range []api.Path{"/srv/a", "/srv/b"} {
+		if err := first.reserve(&bound{bindRecord: bindRecord{Dir: dir, Name: "no name"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, c := range []struct {
+		ctx  context.Context
+		err  error
+		left int
+	}{{ctx, context.Canceled, 2}, {t.Context(), nil, 0}} {
+		s := &server{log: slog.New(slog.DiscardHandler), binds: &binds{file: file}}
+		if err := s.bindAgain(c.ctx); !errors.Is(err, c.err) {
+			t.Errorf("%v, want %v", err, c.err)
+		}
+		if left, err := s.binds.read(); err != nil || len(left) != c.left {
+			t.Errorf("%d mounts are remembered, want %d; %v", len(left), c.left, err)
 		}
 	}
 }

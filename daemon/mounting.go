@@ -44,16 +44,25 @@ func (s *server) mountAll(ctx context.Context) error {
 	if err := s.clearLooks(); err != nil {
 		return err
 	}
-	records, err := s.binds.read()
-	if err != nil {
+	return s.bindAgain(ctx)
+}
+
+// bindAgain makes the mounts that mounts.json remembers. It forgets one that cannot be made, but none because the start was
+// cut short.
+func (s *server) bindAgain(ctx context.Context) error {
+	if err := s.binds.load(); err != nil {
 		return err
 	}
-	for _, r := range records {
-		if err := s.bind(ctx, r); err != nil {
-			s.log.Error("mount of an earlier server cannot be made again", "mount", r.what(), "dir", r.Dir, "err", err)
+	for _, m := range s.binds.list(func(*bound) bool { return true }) {
+		err := s.makeBind(ctx, m)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			s.log.Error("mount of an earlier server cannot be made again", "mount", m.what(), "dir", m.Dir, "err", errors.Join(err, s.binds.remove(m)))
 		}
 	}
-	return ctx.Err()
+	return nil
 }
 
 // clearLooks empties the scratch space of commits that an earlier server showed.
@@ -89,27 +98,31 @@ func (s *server) show(ctx context.Context, n dot.Name) (string, error) {
 }
 
 // bind makes one user's mount and remembers it.
-func (s *server) bind(ctx context.Context, r bindRecord) (err error) {
+func (s *server) bind(ctx context.Context, r bindRecord) error {
 	m := &bound{bindRecord: r}
 	if err := s.binds.reserve(m); err != nil {
 		return err
 	}
+	if err := s.makeBind(ctx, m); err != nil {
+		return errors.Join(err, s.binds.remove(m))
+	}
+	return nil
+}
+
+// makeBind makes a mount that is remembered.
+func (s *server) makeBind(ctx context.Context, m *bound) (err error) {
 	defer func() {
-		if err == nil {
-			return
+		if err != nil {
+			err = errors.Join(err, m.closeLook(context.WithoutCancel(ctx), true))
 		}
-		if m.look != nil {
-			err = errors.Join(err, m.look.close(context.WithoutCancel(ctx), true))
-		}
-		err = errors.Join(err, s.binds.remove(m))
 	}()
 	source, err := s.bindSource(ctx, m)
 	if err != nil {
 		return err
 	}
-	err = bind(ctx, source, r.Subdot, string(r.Dir), r.ReadOnly, false)
+	err = bind(ctx, source, m.Subdot, string(m.Dir), m.ReadOnly, false)
 	if errs.KindOf(err) == errs.NotFound {
-		return errs.WithHint(err, "make the directory first: mkdir %s", r.Dir)
+		return errs.WithHint(err, "make the directory first: mkdir %s", m.Dir)
 	}
 	return err
 }
@@ -141,7 +154,7 @@ func (s *server) bindSource(ctx context.Context, m *bound) (string, error) {
 // rebind leads the mounts of a dot to where it is now, after a checkout or a reset has changed that. All are tried.
 func (s *server) rebind(ctx context.Context, n dot.Name) error {
 	var all []error
-	for _, m := range s.binds.list(func(m *bound) bool { return m.Name == key(n) && m.look == nil }) {
+	for _, m := range s.binds.list(func(m *bound) bool { return m.ofDot(key(n)) }) {
 		source, err := s.bindSource(ctx, m)
 		if err == nil {
 			err = bind(ctx, source, m.Subdot, string(m.Dir), m.ReadOnly, true)
@@ -182,11 +195,7 @@ func (s *server) unmountAll(ctx context.Context, force bool) error {
 func (s *server) remount(ctx context.Context) error {
 	var all []error
 	for _, m := range s.binds.list(func(*bound) bool { return true }) {
-		all = append(all, s.binds.remove(m))
-		if m.look != nil {
-			all = append(all, m.look.close(ctx, true))
-		}
-		all = append(all, unbind(string(m.Dir)), s.bind(ctx, m.bindRecord))
+		all = append(all, unbind(string(m.Dir)), m.closeLook(ctx, true), s.makeBind(ctx, m))
 	}
 	names, err := s.dots.Names(ctx)
 	all = append(all, err)

@@ -238,7 +238,7 @@ func (s *server) deleteDot(ctx context.Context, req api.DotRequest) (api.Empty, 
 		return api.Empty{}, err
 	}
 	return api.Empty{}, s.withDotAlone(ctx, n, func() error {
-		if err := s.unboundOrConflict(func(m *bound) bool { return m.Name == key(n) && m.look == nil }); err != nil {
+		if err := s.unboundOrConflict(func(m *bound) bool { return m.ofDot(key(n)) }); err != nil {
 			return err
 		}
 		if err := s.unusedOrConflict(ctx, "dot "+n.DotName(), ofDot(n)); err != nil {

@@ -172,7 +172,7 @@ func (s *server) deleteBranch(ctx context.Context, req api.BranchRequest) (api.E
 		return api.Empty{}, err
 	}
 	return api.Empty{}, s.withDotAlone(ctx, n, func() error {
-		err := s.unboundOrConflict(func(m *bound) bool { return m.Name == key(n) && m.look == nil && m.Branch == req.Branch })
+		err := s.unboundOrConflict(func(m *bound) bool { return m.ofDot(key(n)) && m.Branch == req.Branch })
 		if err != nil {
 			return err
 		}

@@ -78,25 +78,24 @@ func (s *server) needDot(ctx context.Context, n dot.Name, create bool) error {
 
 // unmount takes away what mount made.
 func (s *server) unmount(ctx context.Context, req api.UnmountRequest) (api.Empty, error) {
-	found := s.binds.list(func(m *bound) bool { return m.Dir == req.Dir })
-	if len(found) == 0 {
+	m := s.binds.at(req.Dir)
+	if m == nil {
 		return api.Empty{}, errs.WithHint(errs.New(errs.NotFound, "%s is not a mount made by 'dm mount'", req.Dir),
 			"list them with 'dm mount'")
 	}
-	m := found[0]
 	n, err := dot.ParseName(m.Name)
 	if err != nil {
 		return api.Empty{}, err
 	}
 	return api.Empty{}, s.withDotAlone(ctx, n, func() error {
+		if s.binds.at(req.Dir) != m {
+			return errs.WithHint(errs.New(errs.Conflict, "%s was changed by another command at the same time", req.Dir), "see 'dm mount', and try again")
+		}
 		if err := unbind(string(m.Dir)); err != nil {
 			return err
 		}
-		if m.look != nil {
-			if err := m.look.close(ctx, false); err != nil {
-				return err
-			}
-			m.look = nil
+		if err := m.closeLook(ctx, false); err != nil {
+			return err
 		}
 		return s.binds.remove(m)
 	})
