@@ -82,19 +82,16 @@ func (f *faults) changed() {
 
 // sources returns whom to ask.
 func (f *faults) sources() []dot.Origin {
-	f.mu.Lock()
-	known := f.origins
-	f.mu.Unlock()
-	if known != nil {
-		return known
+	f.mu.Lock() // over the look-up: a dot that comes meanwhile calls changed after it
+	defer f.mu.Unlock()
+	if f.origins != nil {
+		return f.origins
 	}
 	list, err := dot.Origins(f.store)
 	if err != nil {
 		f.log.Error("look up where lazy dots come from", "err", err)
 		return nil
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if f.origins = list; list == nil {
 		f.origins = []dot.Origin{}
 	}

@@ -34,6 +34,8 @@ type volumeDriver struct {
 	life   context.Context // of what goes on when Docker does not wait any longer; set by servePlugin
 	clones clones
 
+	busy keyed // by directory: mounting and unmounting, which may wait for a remote
+
 	mu     sync.Mutex
 	mounts map[string]*volumeMount // by directory
 }
@@ -247,10 +249,12 @@ func (d *volumeDriver) mount(ctx context.Context, name, id string) (string, erro
 		return "", err
 	}
 	dir := d.dir(name, id)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if m := d.mounts[dir]; m != nil && m.copyID == wc.ID {
-		m.users++
+	free, err := d.busy.alone(ctx, dir)
+	if err != nil {
+		return "", err
+	}
+	defer free()
+	if d.mountedAgain(dir, wc.ID) {
 		return dir, nil
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -259,9 +263,23 @@ func (d *volumeDriver) mount(ctx context.Context, name, id string) (string, erro
 	if err := bind(ctx, source, n.Subdot, dir, r.ReadOnly, true); err != nil {
 		return "", err
 	}
+	d.mu.Lock()
 	d.mounts[dir] = &volumeMount{copyID: wc.ID, users: 1}
+	d.mu.Unlock()
 	d.log.Info("volume is mounted", "volume", name, "branch", wc.Branch)
 	return dir, nil
+}
+
+// mountedAgain counts one more user of a directory if it shows a working copy already.
+func (d *volumeDriver) mountedAgain(dir, copyID string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m := d.mounts[dir]
+	if m == nil || m.copyID != copyID {
+		return false
+	}
+	m.users++
+	return true
 }
 
 // dir returns where a Mount is shown. Docker's id and the name may be any text.
@@ -270,9 +288,14 @@ func (d *volumeDriver) dir(name, id string) string {
 	return d.s.home.path(mountDir, volumesDir, hex.EncodeToString(sum[:12]))
 }
 
-// Unmount implements dockervol.Driver. It waits for nothing: a checkout that stops containers waits for it.
-func (d *volumeDriver) Unmount(_ context.Context, name, id string) error {
+// Unmount implements dockervol.Driver. It waits for nothing but its own Mount: a checkout that stops containers waits for it.
+func (d *volumeDriver) Unmount(ctx context.Context, name, id string) error {
 	dir := d.dir(name, id)
+	free, err := d.busy.alone(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer free()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	m := d.mounts[dir]
