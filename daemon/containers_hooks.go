@@ -38,8 +38,7 @@ type hooks struct {
 
 	once  sync.Once
 	ended chan struct{} // closed when the post-commit hooks have ended
-	mu    sync.Mutex
-	err   error // of post-commit hooks
+	err   error         // of post-commit hooks; valid then
 }
 
 // hooksFor returns the hooks of the containers that use what is to be committed.
@@ -66,12 +65,9 @@ func (h *hooks) frozen(ctx context.Context, result string) {
 			defer close(h.ended)
 			// Applications wait for this: it runs even if the client has gone.
 			ctx := context.WithoutCancel(ctx)
-			err := inParallel(h.containers, func(c container) error {
+			h.err = inParallel(h.containers, func(c container) error {
 				return h.run(ctx, c, labelPost, []string{"DM_RESULT=" + result})
 			})
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			h.err = err
 		}()
 	})
 }
@@ -79,8 +75,6 @@ func (h *hooks) frozen(ctx context.Context, result string) {
 // wait waits for the post-commit hooks and returns what went wrong with them.
 func (h *hooks) wait() error {
 	<-h.ended
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	return h.err
 }
 
@@ -266,13 +260,9 @@ func (s *server) usesOnBranch(ctx context.Context, n dot.Name) ([]containerUse, 
 	if err != nil || len(all) == 0 {
 		return nil, err
 	}
-	info, err := s.dots.Info(ctx, n)
+	uses, err := s.branchUses(ctx, n)
 	if err != nil {
 		return nil, err
 	}
-	branch := n.Branch
-	if branch == "" {
-		branch = info.Branch
-	}
-	return filterUses(all, onBranch(n, branch, info.Branch)), nil
+	return filterUses(all, uses), nil
 }

@@ -11,31 +11,21 @@ import (
 	"dm/internal/errs"
 )
 
-// mountPoint is one line of /proc/self/mountinfo.
-type mountPoint struct {
-	Dir    string
-	FSType string
-	Source string
-}
-
-// readMounts returns what is mounted in this process's mount namespace, in the order in which it was mounted.
-func readMounts() ([]mountPoint, error) {
+// readMounts returns the mount points of this process's mount namespace, in the order in which they were mounted.
+func readMounts() ([]string, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, errs.New(errs.Internal, "read what is mounted: %w", err)
 	}
 	defer f.Close()
-	var all []mountPoint
+	var all []string
 	for lines := bufio.NewScanner(f); ; {
 		if !lines.Scan() {
 			return all, lines.Err()
 		}
-		before, after, ok := strings.Cut(lines.Text(), " - ")
-		fields, tail := strings.Fields(before), strings.Fields(after)
-		if !ok || len(fields) < 5 || len(tail) < 2 {
-			continue
+		if fields := strings.Fields(lines.Text()); len(fields) > 4 {
+			all = append(all, unescape(fields[4]))
 		}
-		all = append(all, mountPoint{Dir: unescape(fields[4]), FSType: tail[0], Source: unescape(tail[1])})
 	}
 }
 
@@ -70,8 +60,8 @@ func mountsBelow(dir string) ([]string, error) {
 	}
 	var below []string
 	for i := len(all) - 1; i >= 0; i-- {
-		if m := all[i].Dir; m == dir || strings.HasPrefix(m, dir+"/") {
-			below = append(below, m)
+		if inside(dir, all[i]) {
+			below = append(below, all[i])
 		}
 	}
 	return below, nil
@@ -83,5 +73,5 @@ func isMounted(dir string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(all, func(m mountPoint) bool { return m.Dir == dir }), nil
+	return slices.Contains(all, dir), nil
 }
