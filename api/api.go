@@ -25,6 +25,9 @@ const Version = "0.1.0"
 // PathPrefix begins the path of every operation and names the version of this API.
 const PathPrefix = "/v1/"
 
+// SocketName is the file name of the socket in a server's state directory.
+const SocketName = "dm.sock"
+
 // HTTP header and trailer names.
 const (
 	VersionHeader = "Dm-Version"

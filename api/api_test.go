@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"dm/internal/errs"
+	"dm/internal/unixsock"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -31,16 +32,10 @@ func serve(t *testing.T, h http.HandlerFunc) *Client {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, SocketName)
-	short, release, err := ShortSocketPath(path)
+	l, err := unixsock.Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("unix", short)
-	release()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	srv := &http.Server{Handler: h}
 	done := make(chan struct{})
 	go func() {

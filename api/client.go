@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"dm/internal/errs"
+	"dm/internal/unixsock"
 )
 
 // dialTimeout bounds how long a client waits for a server that accepts nothing.
@@ -29,7 +30,7 @@ func NewClient(socket string) *Client {
 	dialer := net.Dialer{Timeout: dialTimeout}
 	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			short, release, err := ShortSocketPath(socket)
+			short, release, err := unixsock.Short(socket)
 			if err != nil {
 				return nil, &net.OpError{Op: "dial", Net: "unix", Err: err}
 			}

@@ -32,7 +32,8 @@ type plugin struct {
 	why    string        // there is none because of this; may be empty
 	stop   func()        // ends serving
 	ended  chan struct{} // closed when serving has ended
-	hold   *os.File      // the stand-in begins when this is closed
+
+	standIn *standIn // nil: not started
 }
 
 // name returns the plugin's name, the driver of its volumes; "" if there is none.
@@ -42,15 +43,23 @@ func (p *plugin) name() string { return p.called }
 // or that another server has the name, is a note and no error.
 func (s *server) startPlugin(ctx context.Context) error {
 	name, asked := s.cfg.DockerPlugin, s.cfg.DockerPlugin != ""
-	if !asked {
-		name = DefaultPlugin
-	}
 	switch {
 	case name == PluginOff:
 		s.plugin.why = "switched off"
-		return nil
 	case !asked && !dockerIsHere():
 		s.plugin.why = "Docker is not installed"
+	case !asked:
+		name = DefaultPlugin
+	}
+	if s.plugin.why != "" {
+		name = ""
+	}
+	if before := s.home.pluginName(); before != "" && before != name {
+		if err := dockervol.Retire(ctx, dockervol.PluginDir, before, s.home.dir); err != nil {
+			s.log.Warn("the Docker plugin that this server had before stays", "driver", before, "err", err)
+		}
+	}
+	if name == "" {
 		return nil
 	}
 	owner := dockervol.Owner{Home: s.home.dir, PID: os.Getpid()}
@@ -67,7 +76,7 @@ func (s *server) startPlugin(ctx context.Context) error {
 	if err := durable.WriteFile(s.home.path(pluginFile), []byte(name+"\n"), 0o600); err != nil {
 		return errs.New(errs.KindOf(err), "note the name of the Docker plugin: %w", err)
 	}
-	if s.plugin.hold, err = startStandIn(socket, s.home.dir, s.log); err != nil {
+	if s.plugin.standIn, err = startStandIn(socket, s.home.dir, s.log); err != nil {
 		return errs.New(errs.Internal, "start the stand-in of the Docker plugin: %w", err)
 	}
 	s.plugin.called = name
@@ -91,16 +100,25 @@ func (s *server) servePlugin(life context.Context) {
 	}()
 }
 
-// close ends the plugin. From now on the stand-in answers.
+// close ends the plugin. From now on the stand-in answers. If there is none any more, or no engine that would miss the plugin,
+// the socket goes, and with it a stand-in.
 func (p *plugin) close() {
+	if p.socket == nil {
+		return
+	}
+	if !p.socket.Known() || p.standIn.gone() {
+		if err := p.socket.Remove(); err != nil {
+			p.log.Warn("the Docker plugin is not taken away", "err", err)
+		}
+	}
 	if p.stop != nil {
 		p.stop()
 		<-p.ended
-	} else if p.socket != nil {
+	} else {
 		p.socket.Close()
 	}
-	if p.hold != nil {
-		p.hold.Close() //nolint:errcheck // a pipe
+	if p.standIn != nil {
+		p.standIn.hold.Close() //nolint:errcheck // a pipe
 	}
 }
 
@@ -123,8 +141,28 @@ func dockerIsHere() bool {
 // It ends when a server claims the plugin's name, when its socket is removed, and with `dm cluster reset`.
 const standInHelper = "dm-docker-standin"
 
-// startStandIn starts it. It goes to work when the returned file is closed, be it that this process is killed.
-func startStandIn(socket *dockervol.Socket, home string, log *slog.Logger) (*os.File, error) {
+// standIn is that process as its server sees it.
+type standIn struct {
+	process *os.Process
+	hold    *os.File      // it goes to work when this is closed, be it that the server is killed
+	ended   chan struct{} // closed when it has ended
+}
+
+// gone says that no stand-in will answer.
+func (s *standIn) gone() bool {
+	if s == nil {
+		return true
+	}
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// startStandIn starts it.
+func startStandIn(socket *dockervol.Socket, home string, log *slog.Logger) (*standIn, error) {
 	listener, err := socket.File()
 	if err != nil {
 		return nil, err
@@ -146,23 +184,25 @@ func startStandIn(socket *dockervol.Socket, home string, log *slog.Logger) (*os.
 		hold.Close()
 		return nil, err
 	}
+	s := &standIn{process: cmd.Process, hold: hold, ended: make(chan struct{})}
 	go func() {
+		defer close(s.ended)
 		err := cmd.Wait()
 		log.Warn("the stand-in of the Docker plugin has ended: while no server runs, Docker waits for it in vain", "err", err)
 	}()
-	return hold, nil
+	return s, nil
 }
 
 // runStandIn is that process.
 func runStandIn(args []string) int {
-	if err := standIn(args); err != nil {
+	if err := standInFor(args); err != nil {
 		fmt.Fprintln(os.Stderr, "dm:", err)
 		return 1
 	}
 	return 0
 }
 
-func standIn(args []string) error {
+func standInFor(args []string) error {
 	if len(args) != 4 {
 		return errs.New(errs.Usage, "%s needs 4 arguments", standInHelper)
 	}
@@ -195,11 +235,11 @@ func standIn(args []string) error {
 	}, log)
 }
 
-// retireStandIn ends the stand-in of the server on h, which is to be deleted.
-func (h *home) retireStandIn(ctx context.Context) error {
+// pluginName returns the name of the Docker plugin that a server on h had last, "" if it never had one.
+func (h *home) pluginName() string {
 	text, err := os.ReadFile(h.path(pluginFile))
 	if err != nil {
-		return nil //nolint:nilerr // it never had one
+		return ""
 	}
-	return dockervol.Retire(ctx, dockervol.PluginDir, strings.TrimSpace(string(text)), h.dir)
+	return strings.TrimSpace(string(text))
 }

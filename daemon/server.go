@@ -14,6 +14,7 @@ import (
 	"dm/dot"
 	"dm/fusefs"
 	"dm/internal/errs"
+	"dm/internal/unixsock"
 	"dm/store"
 )
 
@@ -134,9 +135,10 @@ func (s *server) startMounts(ctx context.Context) error {
 
 // serve answers requests until ctx is done or a client has stopped the server, and ends everything.
 func (s *server) serve(ctx context.Context) error {
-	l, err := listen(s.home.path(api.SocketName))
+	// The lock on the state directory says that nobody listens there.
+	l, err := unixsock.Listen(s.home.path(api.SocketName))
 	if err != nil {
-		return errors.Join(err, s.close(context.WithoutCancel(ctx)))
+		return errors.Join(errs.New(errs.KindOf(err), "make the socket: %w", err), s.close(context.WithoutCancel(ctx)))
 	}
 	// Operations outlive ctx by the grace that shutdown gives them.
 	opCtx, cancelOps := context.WithCancel(context.WithoutCancel(ctx))

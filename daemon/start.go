@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"dm/api"
+	"dm/dockervol"
 	"dm/internal/durable"
 	"dm/internal/errs"
 )
@@ -177,7 +178,10 @@ func Stop(ctx context.Context, dir string, force bool) (stopped bool, err error)
 		return false, err
 	}
 	defer h.close()
-	return false, h.cleanStale()
+	if name := h.pluginName(); name != "" {
+		err = dockervol.RemoveDead(ctx, dockervol.PluginDir, name)
+	}
+	return false, errors.Join(h.cleanStale(), err)
 }
 
 // openExisting locks a state directory, or returns nil where there is none.
@@ -221,8 +225,10 @@ func Destroy(ctx context.Context, dir string, force bool) error {
 	if err := h.cleanStale(); err != nil {
 		return err
 	}
-	if err := h.retireStandIn(ctx); err != nil {
-		return err
+	if name := h.pluginName(); name != "" {
+		if err := dockervol.Retire(ctx, dockervol.PluginDir, name, h.dir); err != nil {
+			return err
+		}
 	}
 	// To delete through a mount would delete what is mounted.
 	if left, err := mountsBelow(dir); err != nil {

@@ -98,6 +98,8 @@ type server struct {
 	owner  Owner
 	log    *slog.Logger
 	retire func() // of a stand-in: end; nil: refuse
+
+	activated func() // an engine has met the plugin; nil: does not matter
 }
 
 func (s *server) handler() http.Handler {
@@ -158,6 +160,9 @@ func errorText(err error) string {
 }
 
 func (s *server) activate(context.Context, request) (reply, error) {
+	if s.activated != nil {
+		s.activated()
+	}
 	return reply{Implements: []string{"VolumeDriver"}}, nil
 }
 

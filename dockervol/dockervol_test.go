@@ -155,6 +155,32 @@ func TestProtocol(t *testing.T) {
 	}
 }
 
+// A name that no engine has met can go without being missed; one that a stand-in held, or an engine has asked, cannot.
+func TestKnown(t *testing.T) {
+	dir := t.TempDir()
+	s, stop := serving(t, dir, recorder{make(chan string, 1)})
+	post(t, s.Path(), pathOwner, "")
+	if s.Known() {
+		t.Error("another server's question makes a name known")
+	}
+	post(t, s.Path(), "/Plugin.Activate", "")
+	if !s.Known() {
+		t.Error("an engine has asked, and does not know the name")
+	}
+	stop()
+	again, err := Claim(t.Context(), dir, "dm", Owner{})
+	if err != nil || !again.Known() {
+		t.Errorf("after a server that an engine has asked: %v, %v", again.Known(), err)
+	}
+	if err := again.Remove(); err != nil {
+		t.Error(err)
+	}
+	// A stand-in without a name ends by itself.
+	if err := again.ServeDown(t.Context(), volumes, quiet()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A name has one server; what a server leaves is taken over, by a stand-in and from it.
 func TestClaim(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "plugins")
@@ -223,11 +249,23 @@ func TestClaimLeftovers(t *testing.T) {
 		t.Fatalf("with a dead socket: %v", err)
 	}
 	s.Close()
-	if err := Retire(t.Context(), dir, "dm", "/home"); err != nil {
-		t.Error(err)
+	for _, remove := range []func() error{
+		func() error { return RemoveDead(t.Context(), dir, "dm") },
+		func() error { return Retire(t.Context(), dir, "dm", "/home") },
+	} {
+		if err := remove(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("a dead socket is still there: %v", err)
+		}
+		if s, err = Claim(t.Context(), dir, "dm", Owner{}); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
 	}
-	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a dead socket is still there: %v", err)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
 	}
 	other := &http.Server{Handler: http.NotFoundHandler()}
 	if l, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}); err != nil {
@@ -260,7 +298,7 @@ func TestRetire(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- s.ServeDown(t.Context(), volumes, quiet()) }()
-	if err := Retire(t.Context(), dir, "dm", "/other"); err != nil {
+	if err := errors.Join(Retire(t.Context(), dir, "dm", "/other"), RemoveDead(t.Context(), dir, "dm")); err != nil {
 		t.Error(err)
 	}
 	if got := post(t, s.Path(), pathOwner, ""); !strings.Contains(got, "/home") {

@@ -13,12 +13,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"dm/internal/errs"
+	"dm/internal/unixsock"
 )
 
 // The paths of what servers say to each other.
@@ -51,8 +53,9 @@ func CheckName(name string) error {
 type Socket struct {
 	path  string
 	owner Owner
-	l     *net.UnixListener
+	l     unixsock.Listener
 	file  FileID
+	known atomic.Bool
 }
 
 // FileID says which file a socket is: after another server has taken the name, it is another.
@@ -84,7 +87,14 @@ func Claim(ctx context.Context, dir, name string, owner Owner) (*Socket, error) 
 		return nil, errs.WithHint(errs.New(errs.Conflict, "the Docker plugin %s is served by the dm server on %s (pid %d)",
 			name, old.owner.Home, old.owner.PID), "choose another name with --docker-plugin")
 	}
-	s, err := bind(path, owner)
+	s := &Socket{path: path, owner: owner}
+	_, err = os.Lstat(path)
+	s.known.Store(err == nil)
+	if s.l, err = unixsock.Listen(path); err == nil {
+		if s.file, err = identify(path); err != nil {
+			s.l.Close()
+		}
+	}
 	if err != nil {
 		return nil, errs.New(errs.KindOf(err), "make the socket of the Docker plugin %s: %w", name, err)
 	}
@@ -121,32 +131,6 @@ func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 	}
 }
 
-// bind makes the socket with its mode, in a directory of its own where Docker does not look for sockets, and moves it into
-// its place.
-func bind(path string, owner Owner) (*Socket, error) {
-	tmp, err := os.MkdirTemp(filepath.Dir(path), ".dm-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(tmp)
-	made := filepath.Join(tmp, "s")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false)
-	s := &Socket{path: path, owner: owner, l: l}
-	err = errors.Join(os.Chmod(made, 0o600), os.Rename(made, path))
-	if err == nil {
-		s.file, err = identify(path)
-	}
-	if err != nil {
-		l.Close()
-		return nil, err
-	}
-	return s, nil
-}
-
 func identify(path string) (FileID, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
@@ -160,6 +144,10 @@ func (s *Socket) Path() string { return s.path }
 
 // FileID returns which file the socket is.
 func (s *Socket) FileID() FileID { return s.file }
+
+// Known says whether an engine may know the name: one has asked, or could have found the socket that was in this one's place.
+// An engine remembers the drivers that it has met, and waits for one that is gone whenever it looks for a volume by its name.
+func (s *Socket) Known() bool { return s.known.Load() }
 
 // File returns the listening socket for another process, which can go on with it (Resume). The caller closes it.
 func (s *Socket) File() (*os.File, error) { return s.l.File() }
@@ -176,7 +164,7 @@ func Resume(f *os.File, path string, file FileID, owner Owner) (*Socket, error) 
 		return nil, fmt.Errorf("%s is no unix socket", path)
 	}
 	unixListener.SetUnlinkOnClose(false)
-	return &Socket{path: path, owner: owner, l: unixListener, file: file}, nil
+	return &Socket{path: path, owner: owner, l: unixsock.Listener{UnixListener: unixListener}, file: file}, nil
 }
 
 // Serve answers an engine until ctx is done; then it closes this process's end of the socket. The file stays.
@@ -191,12 +179,12 @@ func (s *Socket) Serve(ctx context.Context, d Driver, log *slog.Logger) error {
 	if err != nil {
 		return errs.New(errs.Internal, "serve Docker: %w", err)
 	}
-	srv := &server{driver: d, owner: s.owner, log: log}
-	return srv.serve(ctx, rootOnly{s.l})
+	srv := &server{driver: d, owner: s.owner, log: log, activated: func() { s.known.Store(true) }}
+	return srv.serve(ctx, s.l)
 }
 
-// ServeDown answers for a server that is away, which has the volumes, until ctx is done, the socket's name is another's or is gone, or a server that
-// claims the name asks it to retire.
+// ServeDown answers for a server that is away, which has the volumes, until ctx is done, the socket's name is another's or is
+// gone, or a server that claims the name asks it to retire.
 func (s *Socket) ServeDown(ctx context.Context, volumes func() []Volume, log *slog.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -206,18 +194,16 @@ func (s *Socket) ServeDown(ctx context.Context, volumes func() []Volume, log *sl
 	go func() {
 		tick := time.NewTicker(5 * time.Second)
 		defer tick.Stop()
-		for {
+		for s.inPlace() {
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				if !s.inPlace() {
-					cancel()
-				}
 			}
 		}
+		cancel()
 	}()
-	return srv.serve(ctx, rootOnly{s.l})
+	return srv.serve(ctx, s.l)
 }
 
 func (s *Socket) inPlace() bool {
@@ -225,7 +211,7 @@ func (s *Socket) inPlace() bool {
 	return err == nil && now == s.file
 }
 
-// Remove takes the name away from Docker, if it is still this socket's.
+// Remove takes the name away from Docker, if it is still this socket's. While this process answers on it, nobody else takes it.
 func (s *Socket) Remove() error {
 	if !s.inPlace() {
 		return nil
@@ -242,6 +228,21 @@ func (s *Socket) Close() { s.l.Close() }
 // Retire ends the stand-in of the server on home, if there is one, and takes away the socket of that name if it is that
 // server's, or nobody's.
 func Retire(ctx context.Context, dir, name, home string) error {
+	return takeAway(ctx, dir, name, func(p *peer) (bool, error) {
+		if !p.owner.StandIn || p.owner.Home != home {
+			return false, nil
+		}
+		return true, p.retire(ctx)
+	})
+}
+
+// RemoveDead takes away the socket of that name if nobody answers on it: every look-up of an engine would wait for it.
+func RemoveDead(ctx context.Context, dir, name string) error {
+	return takeAway(ctx, dir, name, func(*peer) (bool, error) { return false, nil })
+}
+
+// takeAway removes the socket of that name if nobody answers on it, or if who answers lets it go.
+func takeAway(ctx context.Context, dir, name string, letGo func(*peer) (bool, error)) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
@@ -255,15 +256,12 @@ func Retire(ctx context.Context, dir, name, home string) error {
 	}
 	defer unlock()
 	old, err := ask(ctx, path)
-	if err != nil || old != nil && (!old.owner.StandIn || old.owner.Home != home) {
-		if old != nil {
-			old.close()
-		}
-		return nil // it is another's by now
+	if err != nil {
+		return nil //nolint:nilerr // it is another product's by now
 	}
 	if old != nil {
 		defer old.close()
-		if err := old.retire(ctx); err != nil {
+		if gone, err := letGo(old); err != nil || !gone {
 			return err
 		}
 	}
@@ -271,40 +269,6 @@ func Retire(ctx context.Context, dir, name, home string) error {
 		return errs.New(errs.KindOf(err), "remove the socket of the Docker plugin %s: %w", name, err)
 	}
 	return nil
-}
-
-// rootOnly accepts only connections of root and of the server's own user: the socket's mode says so too, but a mode can be
-// changed by mistake.
-type rootOnly struct{ *net.UnixListener }
-
-// Accept implements net.Listener.
-func (l rootOnly) Accept() (net.Conn, error) {
-	for {
-		c, err := l.AcceptUnix()
-		if err != nil {
-			return nil, err
-		}
-		if uid, err := peerUID(c); err == nil && (uid == 0 || int(uid) == os.Geteuid()) {
-			return c, nil
-		}
-		c.Close()
-	}
-}
-
-func peerUID(c *net.UnixConn) (uint32, error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *syscall.Ucred
-	var credErr error
-	err = raw.Control(func(fd uintptr) {
-		cred, credErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-	})
-	if err = errors.Join(err, credErr); err != nil {
-		return 0, err
-	}
-	return cred.Uid, nil
 }
 
 // peer is who answers on a socket, over one connection: it stays the same when the socket's name goes to another.
