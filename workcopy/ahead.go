@@ -125,10 +125,12 @@ func (c *Copy) readAhead(n *node, end uint64, again bool) {
 		return
 	}
 	committed := n.file.committed
+	n.refs++ // or a look-up meanwhile could make another node of the same file
 	c.tasks.Add(1)
 	c.mu.Unlock()
 	go func() {
 		defer c.tasks.Done()
+		defer c.Forget(n.id, 1)
 		defer func() { <-c.aheads }()
 		defer r.done()
 		ctx, cancel := context.WithTimeout(c.life, aheadTimeout)

@@ -111,6 +111,15 @@ func (r *rig) reset() {
 	r.ok(r.c.Reset(r.ctx, r.b.id, commit, func() error { return nil }))
 }
 
+// partly makes a committed file of which nothing is local.
+func (r *rig) partly(name, content string) NodeID {
+	r.t.Helper()
+	r.write(r.file(name), 0, content)
+	r.commit()
+	r.reset()
+	return r.look(name)
+}
+
 // prepared freezes and makes all of a commit but for its end: the branch has moved.
 func (r *rig) prepared() *Snapshot {
 	r.t.Helper()

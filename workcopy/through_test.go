@@ -1,8 +1,12 @@
 package workcopy
 
 import (
+	"context"
 	"math/rand/v2"
+	"strings"
 	"testing"
+
+	"dm/object"
 )
 
 // localBlocks counts the blocks of a file whose bytes are in the backing file.
@@ -41,10 +45,7 @@ func TestReadThrough(t *testing.T) {
 		data[i] = byte(rnd.Uint32())
 	}
 	want := string(data)
-	r.write(r.file("f"), 0, want)
-	r.commit()
-	r.reset()
-	id := r.look("f")
+	id := r.partly("f", want)
 
 	const step = 128 << 10
 	for off := 0; off < len(want); off += step {
@@ -76,4 +77,43 @@ func TestReadThrough(t *testing.T) {
 	want = want[:100] + "new" + want[103:]
 	r.readAt(id, want, 0, step)
 	r.wantFile("f", want)
+}
+
+// stopping is a store whose reads wait.
+type stopping struct {
+	*memory
+	asked, goOn chan struct{}
+}
+
+func (s *stopping) Get(ctx context.Context, k object.Kind, id object.ID) ([]byte, error) {
+	if k == object.KindChunk {
+		s.asked <- struct{}{}
+		<-s.goOn
+	}
+	return s.memory.Get(ctx, k, id)
+}
+
+// TestForgottenWhileReadAhead: a file that the kernel lets go of while it is read ahead, and takes up again, is one file.
+func TestForgottenWhileReadAhead(t *testing.T) {
+	r := newRig(t)
+	id := r.partly("f", strings.Repeat("c", 20000))
+	store := &stopping{r.b.store, make(chan struct{}), make(chan struct{})}
+	r.c.cfg.Source = store
+	_, err := r.c.fileOf(id)
+	r.ok(err)
+	n := r.c.nodes[id]
+	n.file.ahead.sequential = true
+	r.c.readAhead(n, BlockSize, true)
+	<-store.asked
+	r.c.Forget(id, 1)
+	if now := r.look("f"); r.c.nodes[now] != n {
+		t.Error("there are two of it")
+	}
+	go func() {
+		for range store.asked { // the rest
+		}
+	}()
+	close(store.goOn)
+	r.write(id, 0, strings.Repeat("w", 20000))
+	r.wantFile("f", strings.Repeat("w", 20000))
 }
