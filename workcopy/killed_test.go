@@ -139,21 +139,23 @@ func TestOldGenerationEnds(t *testing.T) {
 // TestKilledBetweenSwitchAndHead: after a reset began its generation in the journal, and before head names it, what is
 // written belongs to the new generation, also where the reset is to the commit that was there before.
 func TestKilledBetweenSwitchAndHead(t *testing.T) {
-	r := newRig(t)
-	id := r.file("a")
-	r.write(id, 0, "committed")
-	r.commit()
-	r.write(id, 0, "dirty")
-	commit, err := readCommit(r.ctx, r.b.store, r.b.id)
-	r.ok(err)
-	_, _, err = r.c.switchTo(r.b.id, commit, nil, nil)
-	r.ok(err)
-	now := r.look("a")
-	r.write(now, 9, " and more")
-	r.fsync(now, false)
-	r.kill()
-	r.wantFile("a", "committed and more")
-	r.committedAsLive()
+	for _, end := range []func(*rig){(*rig).kill, (*rig).reopen} { // a clean end finds the same where the dump failed
+		r := newRig(t)
+		id := r.file("a")
+		r.write(id, 0, "committed")
+		r.commit()
+		r.write(id, 0, "dirty")
+		commit, err := readCommit(r.ctx, r.b.store, r.b.id)
+		r.ok(err)
+		_, _, err = r.c.switchTo(r.b.id, commit, nil, nil)
+		r.ok(err)
+		now := r.look("a")
+		r.write(now, 9, " and more")
+		r.fsync(now, false)
+		end(r)
+		r.wantFile("a", "committed and more")
+		r.committedAsLive()
+	}
 }
 
 // TestKilledBeforePunch: a hole that was noted and not made is made when the working copy is opened, or the commit would
@@ -443,17 +445,15 @@ func TestHugeHole(t *testing.T) {
 // TestPromotionIsTriedAgain: a file that has become complete keeps waiting for its name when the sync before it fails.
 func TestPromotionIsTriedAgain(t *testing.T) {
 	r := newRig(t)
-	r.write(r.file("f"), 0, strings.Repeat("x", 3*BlockSize))
-	r.commit()
-	r.reset()
-	f, err := r.c.fileOf(r.look("f"))
+	id := r.partly("f", strings.Repeat("x", 3*BlockSize))
+	f, err := r.c.fileOf(id)
 	r.ok(err)
-	r.ok(r.c.fill(r.ctx, r.look("f"), 0, 3*BlockSize))
+	r.ok(r.c.fill(r.ctx, id, 0, 3*BlockSize))
 	f.path = filepath.Join(r.dir, "nowhere", "f") // renaming and syncing the directory fail
 	if err := r.c.promote(); err == nil {
 		t.Fatal("promoted to a directory that is not there")
 	}
-	f.init(r.c, r.look("f"))
+	f.init(r.c, id)
 	r.ok(r.c.promote())
 	if _, err := os.Stat(f.path); err != nil || f.partial {
 		t.Errorf("not complete under its name: %v", err)
@@ -464,10 +464,7 @@ func TestPromotionIsTriedAgain(t *testing.T) {
 // so. Killed then, that block is in the commit alone, which ends inside of it: it must come from there, and be found.
 func TestKilledWithHoleAtTheEnd(t *testing.T) {
 	r := newRig(t)
-	r.write(r.file("f"), 0, strings.Repeat("c", 20000))
-	r.commit()
-	r.reset()
-	id := r.look("f")
+	id := r.partly("f", strings.Repeat("c", 20000))
 	zeros := strings.Repeat("c", 4096) + strings.Repeat("\x00", 904)
 	r.truncate(id, 5000)
 	r.truncate(id, 9000)

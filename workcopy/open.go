@@ -121,9 +121,9 @@ func era(dir string) string {
 	return fmt.Sprintf("%s/%d", strings.TrimSpace(string(boot)), st.Mnt_id)
 }
 
-func (c *Copy) head(clean bool) head {
+func (c *Copy) head() head {
 	h := head{
-		Version: headVersion, Generation: c.gen, Journal: c.journal.seq, Clean: clean, Era: era(c.path), NextIno: c.nextIno,
+		Version: headVersion, Generation: c.gen, Journal: c.journal.seq, Era: era(c.path), NextIno: c.nextIno,
 	}
 	if !c.id.IsZero() {
 		h.Base = c.id.String()
@@ -190,7 +190,7 @@ func (c *Copy) dump() error {
 		return err
 	}
 	c.mu.RLock()
-	h, lsn := c.head(false), c.journal.lsn()
+	h, lsn := c.head(), c.journal.lsn()
 	c.mu.RUnlock()
 	if err := c.journal.sync(lsn, lsn); err != nil {
 		return err
@@ -448,16 +448,21 @@ func (c *Copy) Close(context.Context) error {
 		err = c.syncFS()
 	}
 	if err == nil {
-		h := c.head(true)
-		if old, e := readHead(c.path); e == nil {
-			// The journal files from there on begin at the base that stands beside them: where a commit ended while another
-			// was open, they have not been replaced by a dump since.
-			h.Journal, h.Base = old.Journal, old.Base
-		}
-		err = c.writeHead(h)
+		err = c.closeHead()
 	}
 	c.files.closeAll()
 	return errors.Join(err, c.journal.f.Close())
+}
+
+// closeHead notes that all is synced. The journal files that head names begin at the base and in the generation that stand
+// beside them: where a commit ended while another was open, or a dump failed, they have not been replaced since.
+func (c *Copy) closeHead() error {
+	h, err := readHead(c.path)
+	if err != nil {
+		return err
+	}
+	h.Clean, h.Era, h.NextIno = true, era(c.path), c.nextIno
+	return c.writeHead(h)
 }
 
 func readHead(dir string) (h head, err error) {
