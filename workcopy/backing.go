@@ -98,6 +98,13 @@ func (b *backing) uses() uint64 {
 	return b.opened
 }
 
+// onHost says whether there is a file.
+func (b *backing) onHost() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.exists
+}
+
 func (b *backing) name() string {
 	if b.part {
 		return b.path + partSuffix
@@ -275,9 +282,7 @@ func (b *backing) forget() {
 
 // pinned says whether the node must stay in memory: only there it is known which blocks a partial file holds.
 func (f *content) pinned() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.partial && f.exists
+	return f.partial && f.onHost()
 }
 
 // promote gives a partial file that has become complete its final name. Its bytes must be synced.

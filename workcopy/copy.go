@@ -220,8 +220,8 @@ func (c *Copy) freeze(n *node) {
 		v.touched, n.dir.touched = n.dir.touched, nil
 	}
 	if n.file != nil {
-		v.file = &frozenFile{flight: s.flight, undo: s.undo, node: n, size: n.size, dirty: n.file.dirty, zeroed: n.file.zeroed}
-		n.file.dirty, n.file.zeroed = nil, nil
+		v.file = &frozenFile{flight: s.flight, undo: s.undo, node: n, size: n.size, marks: n.file.marks}
+		n.file.marks = marks{}
 	}
 	n.versions = append(n.versions, v)
 }

@@ -167,8 +167,7 @@ func (c *Copy) settleNode(s *Snapshot, n *node) {
 	}
 	n.base = e
 	if n.file != nil {
-		n.file.committed = e.Content
-		n.file.limit = min(n.file.limit, e.Content.Size) // it may have been in the middle of the last block
+		n.file.rebase(e.Content, n.size)
 	}
 	if n.dir == nil {
 		return
@@ -243,7 +242,7 @@ func (c *Copy) thaw(s *Snapshot, n *node) {
 		}
 	}
 	if n.file != nil {
-		mergeMarks(&n.file.dirty, &n.file.zeroed, fr.file.dirty, fr.file.zeroed, blocksUpTo(n.size))
+		n.file.add(fr.file.marks, blocksUpTo(n.size))
 		fr.file.end()
 	}
 }

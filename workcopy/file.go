@@ -9,6 +9,8 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2"
 	"golang.org/x/sys/unix"
+
+	"dm/object"
 )
 
 // maxSize is the largest file: block numbers have 32 bits.
@@ -33,36 +35,6 @@ func (f *content) firstAbsent(first, last uint64) (uint64, bool) {
 		}
 	}
 	return 0, false
-}
-
-// fewBlocks is up to how many blocks a range is put into a set one by one. A set that consists of many runs takes a range
-// in time proportional to them, tens of microseconds; single blocks make it change to a form in which they are not felt.
-const fewBlocks = 32
-
-func addRange(set **roaring.Bitmap, first, end uint64) {
-	if *set == nil {
-		*set = roaring.New()
-	}
-	if end-first > fewBlocks {
-		(*set).AddRange(first, end)
-		return
-	}
-	for b := first; b < end; b++ {
-		(*set).Add(uint32(b))
-	}
-}
-
-// removeRange is the inverse; the set may be nil.
-func removeRange(set *roaring.Bitmap, first, end uint64) {
-	switch {
-	case set == nil || first >= end:
-	case end-first > fewBlocks:
-		set.RemoveRange(first, end)
-	default:
-		for b := first; b < end; b++ {
-			set.Remove(uint32(b))
-		}
-	}
 }
 
 // Read fills p from off on; short only at the end of the file.
@@ -252,6 +224,7 @@ func (c *Copy) tryWrite(id NodeID, off, end uint64, killPriv, zero bool) (*writi
 		return nil, c.end(nil)
 	}
 	w := c.startWriting(n, first, last+1)
+	w.complete = !n.file.partial
 	c.markWrite(w, off, end, killPriv, zero)
 	var essential []*node
 	if n.file.partial {
@@ -358,6 +331,7 @@ func (f *content) markZero(first, end uint64) {
 	removeRange(f.dirty, first, end)
 	if f.partial {
 		addRange(&f.local, first, end)
+		addRange(&f.hole, first, end)
 	}
 }
 
@@ -385,6 +359,9 @@ func (f *content) dropBlocks(first uint64) {
 
 // resize sets a file's size and what hangs on it.
 func (c *Copy) resize(n *node, size uint64) {
+	if f := n.file; f.partial || f.unknown {
+		addRange(&f.hole, blocksUpTo(n.size), blocksUpTo(size))
+	}
 	delta := size - n.size
 	n.size = size
 	if n.linked {
@@ -496,9 +473,9 @@ func (c *Copy) tryTruncate(id NodeID, size uint64) (w *writing, edge uint64, err
 	old := n.size
 	w = c.startWriting(n, blockOf(edge), blocksUpTo(max(size, old)))
 	f.dropBlocks(blocksUpTo(edge))
-	w.exclusive, w.complete = true, !f.partial
+	w.exclusive, w.complete, w.before = true, !f.partial, old
 	if size == 0 && f.partial { // nothing of the committed content is left to wait for
-		f.partial, f.local, f.limit = false, nil, 0
+		f.whole()
 	}
 	if !f.partial { // from now on a missing backing file means zeros, not the committed bytes
 		c.journal.complete(n)
@@ -532,6 +509,11 @@ func (c *Copy) tryTruncate(id NodeID, size uint64) (w *writing, edge uint64, err
 // applyTruncate changes the backing file. What a commit still has to read of an emptied file is left to it whole.
 func (c *Copy) applyTruncate(w *writing, size uint64) error {
 	f := w.n.file
+	if !w.complete && size < w.before || size == 0 && w.frozen != nil {
+		if err := c.noted(w.n); err != nil {
+			return err
+		}
+	}
 	switch {
 	case size == 0 && w.frozen != nil:
 		return w.takeFile()
@@ -546,6 +528,19 @@ func (c *Copy) applyTruncate(w *writing, size uint64) error {
 	return err
 }
 
+// noted waits, if a node has a backing file, until the record of its last change is durable. What takes bytes of a partial
+// file away, or all of a file, comes after that: with the bytes gone and the record lost, what was synced would be taken for
+// bytes of the commit, or for zeros.
+func (c *Copy) noted(n *node) error {
+	if !n.file.onHost() {
+		return nil
+	}
+	c.mu.RLock()
+	lsn, end := n.lsn, c.journal.lsn()
+	c.mu.RUnlock()
+	return c.journal.sync(lsn, end)
+}
+
 // hold makes sure that the host has bytes for a block whose content is right: in a partial file a hole that is marked as
 // written is taken for a write that did not arrive, after a crash, and the block for one of the commit.
 func (b *backing) hold(block uint64) error {
@@ -554,6 +549,24 @@ func (b *backing) hold(block uint64) error {
 		return err
 	}
 	return b.writeAt([][]byte{p[:]}, int64(block*BlockSize))
+}
+
+// whole says that nothing comes from the commit any more.
+func (f *content) whole() {
+	f.partial, f.local, f.limit, f.hole = false, nil, 0, nil
+}
+
+// rebase gives a file of the given size what it was committed as. What is behind the limit by then is in the backing file,
+// and in the commit: it counts as local, and comes from there when a crash has lost it here.
+func (f *content) rebase(committed object.Content, size uint64) {
+	f.committed = committed
+	limit := min(committed.Size, blocksUpTo(size)*BlockSize)
+	if f.partial {
+		addRange(&f.local, blocksUpTo(f.limit), blocksUpTo(limit))
+		f.limit = limit
+	} else {
+		f.limit = min(f.limit, limit)
+	}
 }
 
 func (f *content) flags(flags byte) byte {

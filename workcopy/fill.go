@@ -326,7 +326,7 @@ func (c *Copy) promoteOne(p promotion) error {
 		return err
 	}
 	c.journal.begin()
-	f.partial, f.local, f.limit = false, nil, 0
+	f.whole()
 	f.ahead.forget()
 	c.journal.complete(n)
 	_, err := c.journal.commit()

@@ -415,13 +415,13 @@ func (f *File) clean(off, end uint64) bool {
 	if taken {
 		return false
 	}
-	since := []marks{{n.file.dirty, n.file.zeroed}}
+	since := []*marks{&n.file.marks}
 	for _, v := range n.versions {
 		if v.snap.epoch > f.s.epoch {
 			if v.size < end {
 				return false
 			}
-			since = append(since, marks{v.file.dirty, v.file.zeroed})
+			since = append(since, &v.file.marks)
 		}
 	}
 	for b := blockOf(off); b < blocksUpTo(end); b++ {
@@ -435,13 +435,6 @@ func (f *File) clean(off, end uint64) bool {
 		}
 	}
 	return true
-}
-
-// marks are the blocks of a file that changed in some time.
-type marks struct{ dirty, zeroed *roaring.Bitmap }
-
-func (m marks) has(b uint64) bool {
-	return m.dirty != nil && m.dirty.Contains(uint32(b)) || m.zeroed != nil && m.zeroed.Contains(uint32(b))
 }
 
 // SetContent says how the file was chunked, and that its frozen bytes are not needed any more; unless the next commit has

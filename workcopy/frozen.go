@@ -7,8 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/RoaringBitmap/roaring/v2"
-
 	"dm/object"
 )
 
@@ -20,10 +18,9 @@ type frozenFile struct {
 	undo     *undo
 	released atomic.Bool // its commit has read it: nobody will, unless another commit inherits it
 
-	// The blocks written since the cut before: only here are their bytes. Guarded by mu until their commit's turn has
+	// Since the cut before: only here are the bytes of those that were written. Guarded by mu until their commit's turn has
 	// come, and not changed from then on.
-	dirty  *roaring.Bitmap
-	zeroed *roaring.Bitmap
+	marks
 
 	mu      sync.Mutex
 	saved   map[uint64]int64 // block to offset in the undo file
@@ -137,50 +134,18 @@ func (f *frozenFile) forget() {
 func (f *frozenFile) inherit(old *frozenFile) {
 	old.mu.Lock()
 	f.mu.Lock()
-	var own marks
-	if f.dirty != nil {
-		own.dirty = f.dirty.Clone()
-	}
-	if f.zeroed != nil {
-		own.zeroed = f.zeroed.Clone()
-	}
-	mergeMarks(&f.dirty, &f.zeroed, old.dirty, old.zeroed, blocksUpTo(f.size))
 	for b, at := range old.saved {
-		if b < blocksUpTo(f.size) && !own.has(b) {
+		if b < blocksUpTo(f.size) && !f.has(b) {
 			f.keep(b, at)
 		}
 	}
+	f.add(old.marks, blocksUpTo(f.size))
 	if f.failure == nil {
 		f.failure = old.failure
 	}
 	f.mu.Unlock()
 	old.mu.Unlock()
 	old.end()
-}
-
-// mergeMarks adds older marks below end; newer ones win.
-func mergeMarks(dirty, zeroed **roaring.Bitmap, olderDirty, olderZeroed *roaring.Bitmap, end uint64) {
-	merge := func(into **roaring.Bitmap, older, other *roaring.Bitmap) {
-		if older == nil {
-			return
-		}
-		older = older.Clone()
-		older.RemoveRange(end, maxSize/BlockSize)
-		if other != nil {
-			older.AndNot(other)
-		}
-		if *into == nil {
-			*into = older
-			return
-		}
-		(*into).Or(older)
-	}
-	newDirty, newZeroed := *dirty, *zeroed
-	if newDirty != nil {
-		newDirty = newDirty.Clone()
-	}
-	merge(dirty, olderDirty, newZeroed)
-	merge(zeroed, olderZeroed, newDirty)
 }
 
 // undo is the file of saved blocks. It has no name: a crash ends the commit, and what was saved is of no use then.

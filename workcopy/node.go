@@ -60,12 +60,12 @@ type directory struct {
 // content is where a regular file's bytes are.
 //
 // A block counts as local if its bytes are in the backing file; others are read from the committed content, and only
-// below limit, which shrinks with truncation and never grows: what comes to lie behind it again is zero.
+// below limit, which shrinks with truncation and grows only to the end of a new commit: what comes to lie behind it again
+// is zero.
 type content struct {
 	backing
+	marks
 	committed object.Content
-	dirty     *roaring.Bitmap // blocks written since the commit or, while one is being made, since its cut
-	zeroed    *roaring.Bitmap // blocks that became zero since then; disjoint from dirty
 	partial   bool            // some blocks may not be local
 	local     *roaring.Bitmap // only if partial
 	limit     uint64          // only if partial

@@ -307,6 +307,9 @@ func (c *Copy) dumpBlocks(n *node) (err error) {
 		})
 	}
 	runs(f.local, blocksLocal|blocksPartial)
+	if f.partial && f.dirty != nil && f.hole != nil { // written to a hole
+		runs(roaring.And(f.dirty, f.hole), f.flags(blocksZero))
+	}
 	runs(f.zeroed, f.flags(blocksZero))
 	runs(f.dirty, f.flags(blocksDirty))
 	return err

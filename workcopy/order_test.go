@@ -65,10 +65,7 @@ func TestMarkBeforeBytes(t *testing.T) {
 func TestBytesBeforeName(t *testing.T) {
 	r, d := rigOnDisk(t)
 	want := strings.Repeat("committed bytes ", 20000)
-	r.write(r.file("f"), 0, want)
-	r.commit()
-	r.reset()
-	id := r.look("f")
+	id := r.partly("f", want)
 	f, err := r.c.fileOf(id)
 	r.ok(err)
 	r.ok(r.c.fill(r.ctx, id, 0, uint64(len(want))))
@@ -271,10 +268,7 @@ func TestPowerLosesInodes(t *testing.T) {
 func TestPowerLosesPartialFile(t *testing.T) {
 	r := newRig(t)
 	want := strings.Repeat("c", 200_000)
-	r.write(r.file("a"), 0, want)
-	r.commit()
-	r.reset()
-	id := r.look("a")
+	id := r.partly("a", want)
 	f, err := r.c.fileOf(id)
 	r.ok(err)
 	r.ok(r.c.fill(r.ctx, id, 0, 10))

@@ -70,8 +70,8 @@ func (r *replayer) record(kind byte, f *fields) error {
 		r.gone = append(r.gone, f.uint())
 	case recordComplete:
 		if n := r.node(f.uint()); n != nil && n.file != nil {
-			n.file.partial, n.file.local, n.file.limit, n.file.part = false, nil, 0, false
-			n.file.unknown = false
+			n.file.whole()
+			n.file.part, n.file.unknown = false, false
 			n.file.look()
 		}
 	case recordCut:
@@ -406,31 +406,39 @@ func (c *Copy) recover(ctx context.Context, h head) error {
 	if err := c.checkParts(); err != nil {
 		return err
 	}
-	if now := era(c.path); h.Era != now || now == "" {
-		return c.recoverPowerLoss(ctx)
-	}
+	now := era(c.path)
+	power := h.Era != now || now == ""
 	for _, n := range c.nodes {
 		if n.file == nil || n.stray {
 			continue
 		}
 		c.look(n)
-		// A truncation or a hole that was noted and not carried out.
-		if size, ok := n.file.fileSize(); ok && size > n.size {
-			if err := n.file.setSize(int64(n.size), false); err != nil {
-				return err
-			}
+		if power && !n.file.partial {
+			continue // the file may be ahead of the journal, too
 		}
-		var err error
-		ranges(n.file.zeroed, func(first, count uint64) {
-			if err == nil {
-				err = n.file.punch(first*BlockSize, (first+count)*BlockSize)
-			}
-		})
-		if err != nil {
+		if err := n.file.carryOut(n.size); err != nil {
 			return err
 		}
 	}
+	if power {
+		return c.recoverPowerLoss(ctx)
+	}
 	return nil
+}
+
+// carryOut does what was noted of a truncation or a hole and perhaps not done.
+func (f *content) carryOut(size uint64) (err error) {
+	if have, ok := f.fileSize(); ok && have > size {
+		if err := f.setSize(int64(size), false); err != nil {
+			return err
+		}
+	}
+	ranges(f.zeroed, func(first, count uint64) {
+		if err == nil {
+			err = f.punch(first*BlockSize, (first+count)*BlockSize)
+		}
+	})
+	return err
 }
 
 func (b *backing) fileSize() (uint64, bool) {
@@ -462,8 +470,8 @@ func (c *Copy) eachBacking(fn func(ino uint64, part bool, path string) error) er
 }
 
 // checkParts looks at the partial files. One of which the journal knows nothing is removed. Of the others a block counts as
-// local only if the host's filesystem has bytes for it: the journal is written before the bytes, so the last write may be
-// noted and not carried out, and after a power cut any that was not synced.
+// local only if the host's filesystem has bytes for it, or if it is a hole: the journal is written before the bytes, so the
+// last write may be noted and not carried out, and after a power cut any that was not synced.
 func (c *Copy) checkParts() error {
 	found := map[uint64]bool{}
 	err := c.eachBacking(func(ino uint64, part bool, path string) error {
@@ -481,10 +489,8 @@ func (c *Copy) checkParts() error {
 	}
 	for ino, n := range c.inodes { // the name of a file that was made last may be lost
 		if f := n.file; f != nil && f.partial && !found[ino] {
-			f.local, f.dirty, f.exists = nil, nil, false
-			if f.zeroed != nil {
-				f.local = f.zeroed.Clone()
-			}
+			f.exists = false
+			f.trust(roaring.New())
 		}
 	}
 	return nil
@@ -527,7 +533,7 @@ func (c *Copy) recoverPowerLoss(ctx context.Context) error {
 	return nil
 }
 
-// trustExtents takes as local only those blocks for which the filesystem has bytes, or which are noted as zero.
+// trustExtents takes as local only those blocks for which the filesystem has bytes, or which are holes.
 func (f *content) trustExtents(path string) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -550,17 +556,23 @@ func (f *content) trustExtents(path string) error {
 		have.AddRange(blocksUpTo(uint64(start)), blocksUpTo(uint64(end)))
 		off = end
 	}
-	if f.zeroed != nil {
-		have.Or(f.zeroed)
-	}
-	if f.local == nil {
-		f.local = roaring.New()
-	}
-	f.local.And(have)
-	if f.dirty != nil {
-		f.dirty.And(have)
-	}
+	f.trust(have)
 	return nil
+}
+
+// trust takes as local, and as changed, only blocks of which the host has bytes, and holes.
+func (f *content) trust(have *roaring.Bitmap) {
+	lost := cloneSet(f.dirty)
+	lost.AndNot(have)
+	if f.hole != nil {
+		have.Or(f.hole)
+		ranges(roaring.And(lost, f.hole), func(first, count uint64) { f.markZero(first, first+count) })
+	}
+	for _, set := range []*roaring.Bitmap{f.local, f.dirty} {
+		if set != nil {
+			set.And(have)
+		}
+	}
 }
 
 // compareTree compares those files below a directory that are as committed, as far as the journal knows, and have a

@@ -105,14 +105,16 @@ func (c *Copy) zero(ctx context.Context, id NodeID, start, end uint64) error {
 	defer w.done()
 	w.save()
 	f := w.n.file
+	if !w.complete {
+		if err := c.noted(w.n); err != nil {
+			return err
+		}
+	}
 	if err := f.punch(start, end); err != nil {
 		return err
 	}
-	c.mu.RLock()
-	partial := f.partial
-	c.mu.RUnlock()
 	for _, edge := range []uint64{start, end} {
-		if partial && edge%BlockSize != 0 && edge < w.after {
+		if !w.complete && edge%BlockSize != 0 && edge < w.after {
 			if err := f.hold(blockOf(edge)); err != nil {
 				return err
 			}
@@ -173,13 +175,6 @@ func (c *Copy) Seek(ctx context.Context, id NodeID, off int64, what RangeKind) (
 		return s.seek(ctx, c.cfg.Source)
 	}
 	return f.seekBacking(off, size, what)
-}
-
-func cloneSet(b *roaring.Bitmap) *roaring.Bitmap {
-	if b == nil {
-		return roaring.New()
-	}
-	return b.Clone()
 }
 
 // seekBacking asks the host's filesystem; where there is no file, or behind its end, all is one hole.
