@@ -123,8 +123,10 @@ type fetcher struct {
 
 func (f *fetcher) run(ctx context.Context, tips []object.ID) error {
 	for _, id := range f.haves {
-		if ok, err := f.guard.Has(id); err != nil || !ok {
-			return errs.New(errs.KindOf(err), "fetch on top of commit %s, which is not in the local store: %w", id.Short(), err)
+		if ok, err := f.guard.Has(id); err != nil {
+			return fmt.Errorf("look for commit %s: %w", id.Short(), err)
+		} else if !ok {
+			return errs.New(errs.Usage, "fetch on top of commit %s, which is not in the local store", id.Short())
 		}
 	}
 	// A commit that the store has is complete.

@@ -48,8 +48,8 @@ func (s *sender) missingCommits(ctx context.Context, tips, haves []object.ID) ([
 		}
 		lacks := found
 		if !certain {
-			if lacks, err = s.to.Missing(ctx, found); err != nil {
-				return nil, fmt.Errorf("ask the remote what is missing: %w", err)
+			if lacks, err = s.ask(ctx, found); err != nil {
+				return nil, err
 			}
 		}
 		frontier = nil

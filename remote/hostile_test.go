@@ -134,6 +134,32 @@ func TestHostileRemote(t *testing.T) {
 	}
 }
 
+// inventor is a remote that says of everything that it is missing, and of something that nobody asked for, too.
+type inventor struct {
+	remote.Dot
+	more func(asked []object.ID) []object.ID
+}
+
+func (i *inventor) Missing(_ context.Context, ids []object.ID) ([]object.ID, error) { return i.more(ids), nil }
+
+// A remote that says of what it was not asked for that it is missing ends the push.
+func TestMissingThatNobodyAskedFor(t *testing.T) {
+	local := openStore(t)
+	w := remotetest.NewWorld(t, local, 1)
+	w.Write("db/one", 3)
+	tip := w.Commit("first")
+	d := openDir(t, t.TempDir())
+	for name, more := range map[string]func([]object.ID) []object.ID{
+		"another": func(ids []object.ID) []object.ID { return append(ids[:len(ids):len(ids)], object.ID{9}) },
+		"twice":   func(ids []object.ID) []object.ID { return append(ids[:len(ids):len(ids)], ids...) },
+	} {
+		_, err := remote.Send(context.Background(), local, &inventor{d, more}, []object.ID{tip}, nil, remote.SendOptions{})
+		if errs.KindOf(err) != errs.Damaged {
+			t.Errorf("%s: error %v, want one of kind damaged", name, err)
+		}
+	}
+}
+
 // A commit whose tree announces other totals, or whose list announces other sizes, than they have is refused: the working
 // copy relies on them.
 func TestSizesThatLie(t *testing.T) {

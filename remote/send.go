@@ -54,8 +54,8 @@ func Send(ctx context.Context, local Local, to Objects, tips, haves []object.ID,
 	s.b = newBuilder(o.PackBytes)
 	s.group, ctx = errgroup.WithContext(ctx)
 	err = s.run(ctx, tips, haves)
-	if werr := s.group.Wait(); err == nil || werr != nil && ctx.Err() != nil {
-		err = werr
+	if werr := s.group.Wait(); werr != nil {
+		err = werr // what ended the run was that its context ended
 	}
 	return s.meter.total(), err
 }
@@ -226,9 +226,9 @@ func (s *sender) missing(ctx context.Context, nodes []node) ([]node, error) {
 	for i := range nodes {
 		ids[i] = nodes[i].ID
 	}
-	gone, err := s.to.Missing(ctx, ids)
+	gone, err := s.ask(ctx, ids)
 	if err != nil {
-		return nil, fmt.Errorf("ask the remote what is missing: %w", err)
+		return nil, err
 	}
 	var list []node
 	var bytes int64
@@ -244,14 +244,29 @@ func (s *sender) missing(ctx context.Context, nodes []node) ([]node, error) {
 		s.there.add(n.ID)
 	}
 	s.mu.Unlock()
-	if k < len(gone) {
-		return nil, errs.New(errs.Damaged, "the remote says that object %s is missing, for which it was not asked", gone[k].Short())
-	}
 	s.meter.update(func(p *Progress, _ *Stats) {
 		p.TotalBytes += bytes
 		p.TotalObjects += int64(len(list))
 	})
 	return list, nil
+}
+
+// ask returns those of ids that the remote says are missing, in their order: an answer with anything else is Damaged.
+func (s *sender) ask(ctx context.Context, ids []object.ID) ([]object.ID, error) {
+	gone, err := s.to.Missing(ctx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("ask the remote what is missing: %w", err)
+	}
+	k := 0
+	for _, id := range ids {
+		if k < len(gone) && gone[k] == id {
+			k++
+		}
+	}
+	if k < len(gone) {
+		return nil, errs.New(errs.Damaged, "the remote says that object %s is missing, for which it was not asked", gone[k].Short())
+	}
+	return gone, nil
 }
 
 // pack adds an object to the pack at hand, which is sent when it is full.
