@@ -77,7 +77,7 @@ func newFetcher(ctx context.Context, local Local, from Objects, haves []object.I
 	}
 	f := &fetcher{
 		local: local, from: from, haves: haves, opts: o, codec: codec, meter: meter{tell: o.Progress},
-		commits: map[object.ID]*fetched{}, ahead: map[object.ID]pack.Record{}, sizes: map[object.ID]uint64{},
+		commits: map[object.ID]*fetched{}, ahead: map[object.ID]pack.Record{}, met: map[object.ID]announced{},
 	}
 	if f.guard, err = local.Begin(ctx); err != nil {
 		codec.Close()
@@ -106,9 +106,9 @@ type fetcher struct {
 	codec   *pack.Codec
 	meter   meter
 	commits map[object.ID]*fetched
-	guard   Batch                // keeps what was fetched, and what was found, from gc
-	sizes   map[object.ID]uint64 // of the lists and trees met, as announced
-	enough  int                  // bytes of what was not asked for, after which a load ends that has all it needs; 0: no limit
+	guard   Batch                   // keeps what was fetched, and what was found, from gc
+	met     map[object.ID]announced // lists and trees
+	enough  int                     // bytes of what was not asked for, after which a load ends that has all it needs; 0: no limit
 
 	aheadMu    sync.Mutex
 	ahead      map[object.ID]pack.Record // came without being asked for

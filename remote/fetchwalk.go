@@ -67,11 +67,12 @@ func (w *fetchWalk) take(ctx context.Context) ([]node, error) {
 	for len(w.stack) > 0 && len(batch) < metaBatch {
 		n := w.stack[len(w.stack)-1]
 		w.stack = w.stack[:len(w.stack)-1]
-		if n.Kind == object.KindChunk {
+		said, met := w.f.met[n.ID]
+		if n.Kind == object.KindChunk && !met {
 			if !w.seen.add(n.ID) {
 				continue
 			}
-			w.handBytes += n.size
+			w.handBytes += n.totals.Bytes
 			if w.hand = append(w.hand, n); len(w.hand) >= chunkBatch || w.handBytes >= batchBytes {
 				if err := w.send(ctx); err != nil {
 					return nil, err
@@ -79,13 +80,14 @@ func (w *fetchWalk) take(ctx context.Context) ([]node, error) {
 			}
 			continue
 		}
-		if size, ok := w.f.sizes[n.ID]; ok {
-			if size != n.size && size != anySize && n.size != anySize {
-				return nil, errs.New(errs.Damaged, "%s %s is announced with two sizes", n.Kind, n.ID.Short())
-			}
+		switch {
+		case met && (n.nothing || n.announced == said):
 			continue
+		case met && !said.nothing:
+			return nil, errs.New(errs.Damaged, "%s %s is announced in two ways", n.Kind, n.ID.Short())
 		}
-		w.f.sizes[n.ID] = n.size
+		// What was met without a word on it is looked at again when something is said.
+		w.f.met[n.ID] = n.announced
 		batch = append(batch, n)
 	}
 	return batch, nil
@@ -150,7 +152,7 @@ func (f *fetcher) fetchChunks(ctx context.Context, in <-chan []node) error {
 			}
 			if !has {
 				wants = append(wants, n.Want)
-				sizes[n.ID] = n.size
+				sizes[n.ID] = n.totals.Bytes
 			}
 		}
 		var total int64

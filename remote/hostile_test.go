@@ -140,7 +140,9 @@ type inventor struct {
 	more func(asked []object.ID) []object.ID
 }
 
-func (i *inventor) Missing(_ context.Context, ids []object.ID) ([]object.ID, error) { return i.more(ids), nil }
+func (i *inventor) Missing(_ context.Context, ids []object.ID) ([]object.ID, error) {
+	return i.more(ids), nil
+}
 
 // A remote that says of what it was not asked for that it is missing ends the push.
 func TestMissingThatNobodyAskedFor(t *testing.T) {
@@ -160,38 +162,66 @@ func TestMissingThatNobodyAskedFor(t *testing.T) {
 	}
 }
 
-// A commit whose tree announces other totals, or whose list announces other sizes, than they have is refused: the working
-// copy relies on them.
-func TestSizesThatLie(t *testing.T) {
+// A commit that says other totals of its tree than it has is refused: the working copy relies on them. Neither numbers that are
+// wrong together, nor naming the tree as a table of links before, of which nothing is said, get around that.
+func TestTotalsThatLie(t *testing.T) {
 	ctx := context.Background()
 	local := openStore(t)
 	w := remotetest.NewWorld(t, local, 1)
 	w.Write("db/one", 40)
 	tip := w.Commit("first")
-	plain, err := local.Get(ctx, object.KindCommit, tip)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := object.DecodeCommit(plain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Root.Totals.Bytes++
-	b, err := local.Begin(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lie, err := b.PutOver(ctx, object.KindCommit, c.Encode(), object.ID{})
-	if err = errors.Join(err, b.Commit(ctx)); err != nil {
-		t.Fatal(err)
-	}
 	d := openDir(t, t.TempDir())
 	if _, err := remote.Send(ctx, local, d, []object.ID{tip}, nil, remote.SendOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := remote.Send(ctx, local, d, []object.ID{lie}, nil, remote.SendOptions{}); errs.KindOf(err) != errs.Damaged {
-		t.Errorf("sent with totals that lie: %v", err)
+	for name, lie := range map[string]func(c *object.Commit){
+		"bytes":          func(c *object.Commit) { c.Root.Totals.Bytes++ },
+		"bytes and dirs": func(c *object.Commit) { c.Root.Totals.Bytes++; c.Root.Totals.Subdirs++ },
+		"as links":       func(c *object.Commit) { c.Root.Totals.Files++; c.Links = c.Root.Tree },
+	} {
+		plain, err := local.Get(ctx, object.KindCommit, tip)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := object.DecodeCommit(plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lie(c)
+		b, err := local.Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		liar, err := b.PutOver(ctx, object.KindCommit, c.Encode(), object.ID{})
+		if err = errors.Join(err, b.Commit(ctx)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := remote.Send(ctx, local, d, []object.ID{liar}, nil, remote.SendOptions{}); errs.KindOf(err) != errs.Damaged {
+			t.Errorf("%s: sent: %v", name, err)
+		}
+		// Nor is it taken from a remote that has it.
+		from := &withCommit{Dot: d, id: liar, plain: c.Encode()}
+		if _, _, err := remote.Fetch(ctx, openStore(t), from, []object.ID{liar}, nil, remote.FetchOptions{}); errs.KindOf(err) != errs.Damaged {
+			t.Errorf("%s: fetched: %v", name, err)
+		}
 	}
+}
+
+// withCommit is a remote with one commit more.
+type withCommit struct {
+	remote.Dot
+	id    object.ID
+	plain []byte
+}
+
+func (w *withCommit) Load(ctx context.Context, req remote.Request, fn func(*pack.Record) error) error {
+	for _, want := range req.Wants {
+		if want.ID == w.id {
+			r := pack.Record{Head: pack.Head{Kind: object.KindCommit, Encoding: pack.Raw, PlainLen: len(w.plain), PayloadLen: len(w.plain), ID: w.id}, Payload: w.plain}
+			return fn(&r)
+		}
+	}
+	return w.Dot.Load(ctx, req, fn)
 }
 
 // The memory of a push and a pull does not grow with what is moved.

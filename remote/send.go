@@ -194,11 +194,11 @@ func (s *sender) walkCommit(ctx context.Context, id object.ID) error {
 		if err != nil {
 			return err
 		}
-		top.size = uint64(len(plain))
+		top.announced = ofSize(uint64(len(plain)), 0) // from here on it only counts
 		stack = append(stack, step{top.node, true})
 		push(below)
 	}
-	s.metas = append(s.metas, node{place: place{Want: Want{object.KindCommit, id}}, size: uint64(len(c.Encode()))})
+	s.metas = append(s.metas, node{place: place{Want: Want{object.KindCommit, id}}, announced: ofSize(uint64(len(c.Encode())), 0)})
 	return ctx.Err()
 }
 
@@ -238,7 +238,7 @@ func (s *sender) missing(ctx context.Context, nodes []node) ([]node, error) {
 		if k < len(gone) && gone[k] == n.ID {
 			k++
 			list = append(list, n)
-			bytes += int64(n.size)
+			bytes += int64(n.totals.Bytes)
 			continue
 		}
 		s.there.add(n.ID)

@@ -14,9 +14,15 @@ type place struct {
 // node is an object below a commit, with what stood in its place in an older commit.
 type node struct {
 	place
-	size  uint64 // of a chunk or list, in bytes; of a tree its totals, mixed
-	level uint8  // of a list
-	old   []place
+	announced
+	old []place
+}
+
+// announced is what is said of an object where it is named.
+type announced struct {
+	totals  object.Totals // of a chunk or list only its Bytes
+	level   uint8         // of a list
+	nothing bool          // a commit names its table of links and says no more
 }
 
 // kindOf returns the kind of object at the given height of a file's content.
@@ -27,19 +33,19 @@ func kindOf(level uint8) object.Kind {
 	return object.KindList
 }
 
-// mix makes one number of a tree's totals, to compare what is announced with what is there.
-func mix(t object.Totals) uint64 {
-	return t.Bytes*0x9e3779b97f4a7c15 + t.Files*0xc2b2ae3d27d4eb4f + t.Subdirs
+// ofSize announces a chunk or list of a file's content.
+func ofSize(bytes uint64, level uint8) announced {
+	return announced{totals: object.Totals{Bytes: bytes}, level: level}
 }
 
 // commitNodes returns the trees of a commit that none of the old ones has in the same place.
 func commitNodes(c *object.Commit, old []*object.Commit) []node {
 	var list []node
-	add := func(id object.ID, size uint64, of func(*object.Commit) object.ID) {
+	add := func(id object.ID, said announced, of func(*object.Commit) object.ID) {
 		if id.IsZero() {
 			return
 		}
-		n := node{place: place{Want: Want{object.KindTree, id}}, size: size}
+		n := node{place: place{Want: Want{object.KindTree, id}}, announced: said}
 		for _, o := range old {
 			switch was := of(o); was {
 			case id:
@@ -51,13 +57,10 @@ func commitNodes(c *object.Commit, old []*object.Commit) []node {
 		}
 		list = append(list, n)
 	}
-	add(c.Root.Tree, mix(c.Root.Totals), func(o *object.Commit) object.ID { return o.Root.Tree })
-	add(c.Links, anySize, func(o *object.Commit) object.ID { return o.Links })
+	add(c.Root.Tree, announced{totals: c.Root.Totals}, func(o *object.Commit) object.ID { return o.Root.Tree })
+	add(c.Links, announced{nothing: true}, func(o *object.Commit) object.ID { return o.Links })
 	return list
 }
-
-// anySize stands for a size that nothing announces.
-const anySize = ^uint64(0)
 
 // expand returns what a node's object needs and what stood in its place did not, each with what stood in its place. read
 // returns old objects; those it has not (nil) are passed over. The object must be what the node announces: Damaged.
@@ -68,9 +71,9 @@ func expand(n *node, plain []byte, read func(Want) []byte) ([]node, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.Level != n.level || l.Size() != n.size {
+		if l.Level != n.level || l.Size() != n.totals.Bytes {
 			return nil, errs.New(errs.Damaged, "list %s has level %d and %d bytes, where level %d and %d bytes are announced",
-				n.ID.Short(), l.Level, l.Size(), n.level, n.size)
+				n.ID.Short(), l.Level, l.Size(), n.level, n.totals.Bytes)
 		}
 		return expandList(n, l, read), nil
 	case object.KindTree:
@@ -78,7 +81,7 @@ func expand(n *node, plain []byte, read func(Want) []byte) ([]node, error) {
 		if err != nil {
 			return nil, err
 		}
-		if n.size != anySize && mix(t.Totals()) != n.size {
+		if !n.nothing && t.Totals() != n.totals {
 			return nil, errs.New(errs.Damaged, "tree %s has other totals than are announced", n.ID.Short())
 		}
 		if t.Level > 1 {
@@ -112,7 +115,7 @@ func expandList(n *node, l *object.List, read func(Want) []byte) []node {
 		if s.ID.IsZero() || gone[s.ID] {
 			continue
 		}
-		child := node{place: place{Want{kindOf(l.Level - 1), s.ID}, from}, size: s.Size, level: l.Level - 1}
+		child := node{place: place{Want{kindOf(l.Level - 1), s.ID}, from}, announced: ofSize(s.Size, l.Level-1)}
 		for i < len(olds) && olds[i].to <= from {
 			i++
 		}
@@ -193,7 +196,7 @@ func expandBranches(n *node, t *object.Tree, read func(Want) []byte) []node {
 		if gone[br.ID] {
 			continue
 		}
-		child := node{place: place{Want: Want{object.KindTree, br.ID}}, size: mix(br.Totals)}
+		child := node{place: place{Want: Want{object.KindTree, br.ID}}, announced: announced{totals: br.Totals}}
 		for k < len(olds) && olds[k].last != "" && olds[k].last <= before {
 			k++
 		}
@@ -224,14 +227,14 @@ func expandEntries(n *node, t *object.Tree, read func(Want) []byte) []node {
 		e := &t.Entries[i]
 		old := olds[e.Name]
 		if id := e.Tree; !id.IsZero() && !gone[id] {
-			child := node{place: place{Want: Want{object.KindTree, id}}, size: mix(e.Totals)}
+			child := node{place: place{Want: Want{object.KindTree, id}}, announced: announced{totals: e.Totals}}
 			if old != nil && !old.Tree.IsZero() {
 				child.old = []place{{Want: Want{object.KindTree, old.Tree}}}
 			}
 			list = append(list, child)
 		}
 		if c := e.Content; !c.Root.IsZero() && !gone[c.Root] {
-			child := node{place: place{Want: Want{kindOf(c.Depth), c.Root}}, size: c.Size, level: c.Depth}
+			child := node{place: place{Want: Want{kindOf(c.Depth), c.Root}}, announced: ofSize(c.Size, c.Depth)}
 			if old != nil && !old.Content.Root.IsZero() {
 				child.old = []place{{Want: Want{kindOf(old.Content.Depth), old.Content.Root}}}
 			}
