@@ -8,6 +8,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -251,6 +253,42 @@ func testHostileRequests(t *testing.T, engine string) {
 	}
 	if n := h.members(t, "alice/a"); n != 0 {
 		t.Errorf("%d objects of endless packs are members", n)
+	}
+}
+
+// A directory that names another one very often, asked for very often at a time, costs a hub no more than asking once.
+func TestLoadOfTheSameAgainAndAgain(t *testing.T) { eachEngine(t, testLoadOfTheSameAgainAndAgain) }
+
+func testLoadOfTheSameAgainAndAgain(t *testing.T, engine string) {
+	h := serveHub(t, engine, Limits{}, "alice")
+	d := dotOfUser(t, h.as(t, "alice"), "alice/app")
+	small := (&object.Tree{Level: 1, Entries: []object.Entry{{Name: "a", Ino: 2, Mode: object.ModeRegular | 0o644}}}).Encode()
+	big := &object.Tree{Level: 1}
+	for i := range 500 {
+		big.Entries = append(big.Entries, object.Entry{
+			Name: fmt.Sprintf("%06d", i), Ino: uint64(i + 3), Mode: object.ModeDir | 0o755, Tree: object.Sum(object.KindTree, small),
+		})
+	}
+	ctx := context.Background()
+	must(t, d.Store(ctx, newPack().whole(object.KindTree, small).whole(object.KindTree, big.Encode()).seal()))
+	want := remote.Want{Kind: object.KindTree, ID: object.Sum(object.KindTree, big.Encode())}
+	cost := func(times int) (bytes uint64) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		got := map[object.ID]int{}
+		must(t, d.Load(ctx, remote.Request{Wants: slices.Repeat([]remote.Want{want}, times)}, func(r *pack.Record) error {
+			got[r.ID]++
+			return nil
+		}))
+		runtime.ReadMemStats(&after)
+		if len(got) != 2 || got[want.ID] != 1 {
+			t.Errorf("asked for one of two objects, and got %v", got)
+		}
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	once := cost(1)
+	if often := cost(hubproto.MaxIDs); often > once+16<<20 {
+		t.Errorf("asked again and again for the same a hub allocates %d MB, asked once %d MB", often>>20, once>>20)
 	}
 }
 

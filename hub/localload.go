@@ -13,11 +13,12 @@ import (
 )
 
 func (e *localEngine) load(ctx context.Context, d *dotRecord, req *hubproto.LoadRequest, out *pack.Writer) error {
-	l := &loader{e: e, out: out, dot: d, sent: map[object.ID]bool{}}
+	l := &loader{e: e, out: out, dot: d, sent: map[object.ID]bool{}, met: map[object.ID]bool{}}
 	err := e.db.View(func(tx *bbolt.Tx) error {
 		own := members(tx, d.ID)
 		for _, w := range req.Wants {
-			if kind, ok := kindIn(own, w.ID); ok && kind == w.Kind {
+			if kind, ok := kindIn(own, w.ID); ok && kind == w.Kind && !l.met[w.ID] {
+				l.met[w.ID] = true
 				l.wants = append(l.wants, object.Reference{Kind: w.Kind, ID: w.ID})
 			}
 		}
@@ -44,10 +45,11 @@ type loader struct {
 	e     *localEngine
 	dot   *dotRecord
 	out   *pack.Writer
-	wants []object.Reference
+	wants []object.Reference // each once
 	haves []object.Reference
 	sent  map[object.ID]bool
-	extra int // bytes of records beyond those wanted
+	met   map[object.ID]bool // wanted, or found below what is: looked at once
+	extra int                // bytes of records beyond those wanted
 }
 
 // send sends an object as it is stored, unless it is a delta of one that is not the dot's.
@@ -85,10 +87,9 @@ func (l *loader) record(ctx context.Context, r object.Reference) (pack.Record, e
 	return pack.ParseRecord(b)
 }
 
-const (
-	// maxAhead bounds the nodes that are looked at to find out what the asker has already.
-	maxAhead = 1 << 16
-)
+// maxAhead bounds the nodes that are looked at to find out what the asker has already, and those of one level that are sent
+// ahead.
+const maxAhead = 1 << 16
 
 // ahead sends what the asker will want next: the history and the trees and lists below what is wanted, level by level, as
 // far as what the asker has does not hold them in the same places or nearly so. It is a guess: what it sends in vain costs
@@ -98,7 +99,6 @@ func (l *loader) ahead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	seen := map[object.ID]bool{}
 	old := l.haves
 	oldSeen := map[object.ID]bool{}
 	for len(fresh) > 0 && l.extra < hubproto.MaxExtra {
@@ -107,16 +107,15 @@ func (l *loader) ahead(ctx context.Context) error {
 		}
 		var next []object.Reference
 		for _, r := range fresh {
-			if seen[r.ID] || oldSeen[r.ID] {
+			if oldSeen[r.ID] {
 				continue
 			}
-			seen[r.ID] = true
 			if ok, err := l.sendExtra(ctx, r); err != nil || !ok {
 				return err
 			}
 			next = append(next, r)
 		}
-		if fresh, err = l.below(ctx, next, nil, 1<<30); err != nil {
+		if fresh, err = l.below(ctx, next, l.met, maxAhead); err != nil {
 			return err
 		}
 	}
@@ -125,9 +124,8 @@ func (l *loader) ahead(ctx context.Context) error {
 
 // history sends the ancestors of the commits wanted and returns what all of these, and the other objects wanted, need.
 func (l *loader) history(ctx context.Context) ([]object.Reference, error) {
-	stop := map[object.ID]bool{}
 	for _, r := range l.haves {
-		stop[r.ID] = true
+		l.met[r.ID] = true
 	}
 	var rest []object.Reference
 	queue := l.wants
@@ -142,12 +140,14 @@ func (l *loader) history(ctx context.Context) ([]object.Reference, error) {
 		}
 		err := l.needs(ctx, r, func(n object.Reference) {
 			switch {
-			case n.Kind == object.KindCommit && !stop[n.ID]:
-				stop[n.ID] = true
+			case n.Kind == object.KindChunk || l.met[n.ID]:
+				return
+			case n.Kind == object.KindCommit:
 				queue = append(queue, n)
-			case n.Kind != object.KindCommit && n.Kind != object.KindChunk:
+			case len(rest) < maxAhead:
 				rest = append(rest, n)
 			}
+			l.met[n.ID] = true
 		})
 		if err != nil {
 			return nil, err
@@ -178,13 +178,10 @@ func (l *loader) below(ctx context.Context, list []object.Reference, seen map[ob
 			break
 		}
 		err := l.needs(ctx, r, func(n object.Reference) {
-			if n.Kind == object.KindChunk || n.Kind == object.KindCommit || seen[n.ID] {
-				return
-			}
-			if seen != nil {
+			if n.Kind != object.KindChunk && n.Kind != object.KindCommit && !seen[n.ID] {
 				seen[n.ID] = true
+				next = append(next, n)
 			}
-			next = append(next, n)
 		})
 		if err != nil {
 			return nil, err
