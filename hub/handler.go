@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// stall is how long a client may keep the hub waiting for a byte.
+	// stall is how long a client may keep the hub waiting for the next byte of a pack, or for room to write to.
 	stall = 2 * time.Minute
-	// requestWait is how long a client may take for a whole request that is no transfer.
+	// requestWait is how long a client may take for a whole request of another kind.
 	requestWait = time.Minute
 )
 
@@ -82,15 +82,16 @@ func (h *Hub) serve(pattern string, fn route) http.Handler {
 		defer h.gates.ended()
 		defer func() {
 			p := recover()
+			began := w.status != 0
 			if p != nil && p != http.ErrAbortHandler {
 				h.log.Error("request failed", "route", pattern, "panic", p, "stack", string(debug.Stack()))
-				if w.status == 0 {
+				if !began {
 					answerError(w, errs.New(errs.Internal, "the hub has made a mistake"))
 				}
 			}
 			h.stats.answered(pattern, w.status)
-			if p != nil {
-				panic(http.ErrAbortHandler)
+			if p != nil && began {
+				panic(http.ErrAbortHandler) // the client must not take it for the whole
 			}
 		}()
 		who, ok := h.login(w, r)
@@ -102,7 +103,7 @@ func (h *Hub) serve(pattern string, fn route) http.Handler {
 		case err == nil:
 		case w.status != 0:
 			h.log.Warn("answer broken off", "route", pattern, "user", who.name(), "error", err)
-			panic(http.ErrAbortHandler) // the client must not take it for the whole
+			panic(http.ErrAbortHandler)
 		default:
 			h.log.Info("request refused", "route", pattern, "user", who.name(), "error", err)
 			answerError(w, err)
@@ -172,7 +173,7 @@ func answerStatus(w http.ResponseWriter, status int, err error) {
 	w.Write(append(b, '\n'))
 }
 
-// transfer bounds how many of fn run at a time, and how long a client may let one wait.
+// transfer bounds how many of fn run at a time.
 func (h *Hub) transfer(fn route) route {
 	return func(w http.ResponseWriter, r *http.Request, who asker) error {
 		leave, ok := h.gates.enter(r.Context(), who)
@@ -182,7 +183,6 @@ func (h *Hub) transfer(fn route) route {
 			return nil
 		}
 		defer leave()
-		r.Body = &timedBody{r.Body, http.NewResponseController(w), stall}
 		return fn(w, r, who)
 	}
 }
@@ -326,7 +326,8 @@ func (h *Hub) serveMissing(w http.ResponseWriter, r *http.Request, who asker) er
 }
 
 func (h *Hub) servePack(w http.ResponseWriter, r *http.Request, who asker) error {
-	st, err := h.takeIn(r.Context(), who, dotOf(r), http.MaxBytesReader(w, r.Body, hubproto.MaxPack))
+	body := &timedBody{r.Body, http.NewResponseController(w), stall}
+	st, err := h.takeIn(r.Context(), who, dotOf(r), http.MaxBytesReader(w, body, hubproto.MaxPack))
 	h.stats.received.Add(float64(st.Bytes))
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -274,6 +275,31 @@ func TestConnectionLimit(t *testing.T) {
 	resp.Body.Close()
 	cancel()
 	must(t, <-done)
+}
+
+// A request that meets a mistake of the hub's is told so, unless its answer has begun: then the connection breaks.
+func TestPanic(t *testing.T) {
+	h := serveHub(t, "disk", Limits{})
+	for begun, status := range map[bool]int{false: http.StatusInternalServerError, true: 0} {
+		srv := httptest.NewServer(h.serve("x", func(w http.ResponseWriter, _ *http.Request, _ asker) error {
+			if begun {
+				w.Write([]byte("half of "))
+			}
+			panic("a mistake")
+		}))
+		defer srv.Close()
+		resp, err := http.Get(srv.URL)
+		if err != nil {
+			resp = &http.Response{Body: http.NoBody}
+		}
+		resp.Body.Close()
+		if resp.StatusCode != status {
+			t.Errorf("begun %v: status %d, %v", begun, resp.StatusCode, err)
+		}
+	}
+	if n := h.gates.requests(); n != 0 {
+		t.Errorf("%d requests are still counted", n)
+	}
 }
 
 // A dot has only so many refs.

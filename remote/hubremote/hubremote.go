@@ -57,13 +57,19 @@ func Parse(s string) (Config, error) {
 const (
 	maxTries  = 6
 	firstWait = 200 * time.Millisecond // doubled with each try
-	stall     = 2 * time.Minute        // without a byte
 )
+
+// patience is how long to wait for a hub.
+type patience struct {
+	stall  time.Duration // for the next byte
+	answer time.Duration // for the first one of the answer: taking in a pack may mean adopting all of another dot
+}
 
 // Remote is a hub. It is safe for concurrent use.
 type Remote struct {
-	c      Config
-	client *http.Client
+	c        Config
+	client   *http.Client
+	patience patience
 }
 
 // Open returns a hub. It does not speak to it yet.
@@ -72,16 +78,15 @@ func Open(c Config) (*Remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Remote{c: c, client: &http.Client{
+	return &Remote{c: c, patience: patience{2 * time.Minute, 10 * time.Minute}, client: &http.Client{
 		Transport: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-			TLSHandshakeTimeout:   10 * time.Second,
-			ResponseHeaderTimeout: 10 * time.Minute, // taking in a pack may mean adopting all of another dot
-			MaxIdleConnsPerHost:   8,
-			IdleConnTimeout:       time.Minute,
-			DisableCompression:    true,
-			TLSClientConfig:       tlsConfig,
+			Proxy:               http.ProxyFromEnvironment,
+			DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+			TLSHandshakeTimeout: 10 * time.Second,
+			MaxIdleConnsPerHost: 8,
+			IdleConnTimeout:     time.Minute,
+			DisableCompression:  true,
+			TLSClientConfig:     tlsConfig,
 		},
 		// A key is never sent to anybody else.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -122,10 +127,16 @@ func (r *Remote) do(ctx context.Context, c call) error {
 func (r *Remote) once(ctx context.Context, c call) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watch := time.AfterFunc(stall, func() { cancel(errStalled) })
+	watch := time.AfterFunc(r.patience.stall, func() { cancel(errStalled) })
 	defer watch.Stop()
-	moves := func() { watch.Reset(stall) }
-	req, err := http.NewRequestWithContext(ctx, c.method, r.c.URL+hubproto.Root+c.path, &moving{bytes.NewReader(c.body), moves})
+	body := &moving{bytes.NewReader(c.body), func(end bool) {
+		wait := r.patience.stall
+		if end {
+			wait = r.patience.answer
+		}
+		watch.Reset(wait)
+	}}
+	req, err := http.NewRequestWithContext(ctx, c.method, r.c.URL+hubproto.Root+c.path, body)
 	if err != nil {
 		return errs.New(errs.Usage, "ask hub %s: %w", r.c.URL, err)
 	}
@@ -147,20 +158,20 @@ func (r *Remote) once(ctx context.Context, c call) error {
 	if c.answer == nil {
 		return nil
 	}
-	return c.answer(&moving{resp.Body, moves})
+	return c.answer(&moving{resp.Body, func(bool) { watch.Reset(r.patience.stall) }})
 }
 
 var errStalled = errors.New("nothing moves any more")
 
-// moving tells of each read.
+// moving tells of each read, and whether it was the last.
 type moving struct {
 	io.Reader
-	moves func()
+	moves func(end bool)
 }
 
 func (m *moving) Read(p []byte) (int, error) {
 	n, err := m.Reader.Read(p)
-	m.moves()
+	m.moves(err != nil)
 	return n, err
 }
 
