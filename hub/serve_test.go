@@ -229,9 +229,12 @@ func TestCertificateIsRenewed(t *testing.T) {
 	addr, done := start(t, ctx, ServeConfig{Config: Config{Dir: filepath.Join(dir, "hub"), MinFree: 1}, TLSCert: one, TLSKey: one})
 	shown := func() string {
 		t.Helper()
-		conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true})
+		conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
 		must(t, err)
 		defer conn.Close()
+		if p := conn.ConnectionState().NegotiatedProtocol; p != "http/1.1" {
+			t.Errorf("the hub speaks %s: a connection has more than one request at a time", p)
+		}
 		return string(conn.ConnectionState().PeerCertificates[0].Raw)
 	}
 	first := shown()
@@ -260,7 +263,7 @@ func TestConnectionLimit(t *testing.T) {
 		must(t, err)
 		idle = append(idle, conn)
 	}
-	time.Sleep(50 * time.Millisecond) // they are accepted
+	// The kernel hands out connections in the order in which they came.
 	client := http.Client{Timeout: 300 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}
 	if resp, err := client.Get("http://" + addr + "/healthz"); err == nil {
 		resp.Body.Close()

@@ -1,5 +1,5 @@
-// Package hubproto is what a hub and its clients say to each other, over HTTP/1.1 or 2. Client (remote/hubremote) and
-// server (package hub) take paths, limits and messages from here. Described with examples in docs/format/remote.md.
+// Package hubproto is what a hub and its clients say to each other, over HTTP/1.1. Client (remote/hubremote) and server
+// (package hub) take paths, limits and messages from here. Described with examples in docs/format/remote.md.
 //
 //	GET    /v1/                               who the key belongs to: WhoAmI
 //	GET    /v1/dots                           the dots that the user may read: Dots
