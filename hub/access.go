@@ -90,7 +90,7 @@ func (h *Hub) ensureDot(ctx context.Context, who asker, name string) error {
 		if rec, err := writable(a, who, name); err != nil || rec != nil {
 			return err
 		}
-		n, err := dotsOf(a, owner)
+		n, _, err := dotsOf(a, owner)
 		if err != nil {
 			return err
 		}
@@ -101,13 +101,13 @@ func (h *Hub) ensureDot(ctx context.Context, who asker, name string) error {
 	})
 }
 
-// dotsOf counts a user's dots, those in the making included.
-func dotsOf(a accounts, user string) (n int, err error) {
-	err = a.eachDot(user, func(string, *dotRecord) error {
-		n++
+// dotsOf counts a user's dots, those in the making included. last is the name of one.
+func dotsOf(a accounts, user string) (n int, last string, err error) {
+	err = a.eachDot(user, func(name string, _ *dotRecord) error {
+		n, last = n+1, name
 		return nil
 	})
-	return n, err
+	return n, last, err
 }
 
 // eachReadable calls fn for each dot that the asker may read.

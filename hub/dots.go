@@ -111,22 +111,10 @@ func notHere(kind object.Kind, id object.ID) error {
 	return errs.WithHint(errs.New(errs.Damaged, "%s %s is needed and not here", kind, id.Short()), "push again")
 }
 
-// remove removes a dot. Its objects stay.
+// remove removes a dot, also one that has no refs yet. Its objects stay.
 func (h *Hub) remove(ctx context.Context, who asker, name string) error {
 	var d *dotRecord
-	err := h.engine.look(ctx, func(a accounts) (err error) {
-		d, err = owned(a, who, name)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if refs, err := h.engine.refs(ctx, d); err != nil {
-		return err
-	} else if len(refs) == 0 {
-		return errs.New(errs.NotFound, "there is no dot %s", name)
-	}
-	err = h.engine.change(ctx, func(a accounts) error {
+	err := h.engine.change(ctx, func(a accounts) (err error) {
 		if d, err = owned(a, who, name); err != nil {
 			return err
 		}

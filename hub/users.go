@@ -94,12 +94,13 @@ func (h *Hub) RemoveUser(ctx context.Context, name string) error {
 		if err != nil || u == nil {
 			return noUser(name, err)
 		}
-		n, err := dotsOf(a, name)
+		n, last, err := dotsOf(a, name)
 		if err != nil {
 			return err
 		}
 		if n > 0 {
-			return errs.WithHint(errs.New(errs.Conflict, "user %s still has %d dots", name, n), "delete them first; a new key locks the user out")
+			return errs.WithHint(errs.New(errs.Conflict, "user %s still has %d dots, %s among them", name, n, last),
+				"delete them first; a new key locks the user out")
 		}
 		if err := unshare(a, name); err != nil {
 			return err
@@ -136,7 +137,7 @@ func (h *Hub) Users(ctx context.Context) (list []User, err error) {
 	err = h.engine.look(ctx, func(a accounts) error {
 		list = nil
 		return a.eachUser(func(name string, u *userRecord) error {
-			n, err := dotsOf(a, name)
+			n, _, err := dotsOf(a, name)
 			list = append(list, User{Name: name, Created: u.Created, Dots: n})
 			return err
 		})
