@@ -10,10 +10,6 @@ import (
 
 // gates bound what goes on at a time. It is safe for concurrent use.
 type gates struct {
-	*gateState
-}
-
-type gateState struct {
 	limits Limits
 
 	mu      sync.Mutex
@@ -33,15 +29,15 @@ type failures struct {
 	last  time.Time
 }
 
-func newGates(l Limits) gates {
-	return gates{&gateState{limits: l, users: map[asker]int{}, failed: map[attempt]failures{}}}
+func newGates(l Limits) *gates {
+	return &gates{limits: l, users: map[asker]int{}, failed: map[attempt]failures{}}
 }
 
 // enterEvery is how often somebody who waits for a transfer looks whether it can begin.
 const enterEvery = 20 * time.Millisecond
 
 // enter begins a transfer, and waits a while where there are too many; ok is false where that did not help. leave ends it.
-func (g gates) enter(ctx context.Context, who asker) (leave func(), ok bool) {
+func (g *gates) enter(ctx context.Context, who asker) (leave func(), ok bool) {
 	for deadline := time.Now().Add(g.limits.TransferWait); ; {
 		if leave, ok = g.tryEnter(who); ok || !time.Now().Before(deadline) {
 			return leave, ok
@@ -54,7 +50,7 @@ func (g gates) enter(ctx context.Context, who asker) (leave func(), ok bool) {
 	}
 }
 
-func (g gates) tryEnter(who asker) (leave func(), ok bool) {
+func (g *gates) tryEnter(who asker) (leave func(), ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.running >= g.limits.Transfers || g.users[who] >= g.limits.UserTransfers {
@@ -73,23 +69,23 @@ func (g gates) tryEnter(who asker) (leave func(), ok bool) {
 }
 
 // began and ended count requests.
-func (g gates) began() { g.count(1) }
-func (g gates) ended() { g.count(-1) }
+func (g *gates) began() { g.count(1) }
+func (g *gates) ended() { g.count(-1) }
 
-func (g gates) count(n int) {
+func (g *gates) count(n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.open += n
 }
 
 // requests is how many requests are being answered.
-func (g gates) requests() int {
+func (g *gates) requests() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.open
 }
 
-func (g gates) transfers() int {
+func (g *gates) transfers() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.running
@@ -103,7 +99,7 @@ const (
 )
 
 // mayLogin says how long somebody has to wait before another key is looked at. Each wrong key beyond the limit doubles it.
-func (g gates) mayLogin(a attempt) (wait time.Duration) {
+func (g *gates) mayLogin(a attempt) (wait time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	f, ok := g.failed[a]
@@ -114,14 +110,14 @@ func (g gates) mayLogin(a attempt) (wait time.Duration) {
 }
 
 // loggedIn forgets wrong keys.
-func (g gates) loggedIn(a attempt) {
+func (g *gates) loggedIn(a attempt) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.failed, a)
 }
 
 // loginFailed counts a wrong key.
-func (g gates) loginFailed(a attempt) {
+func (g *gates) loginFailed(a attempt) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	f := g.failed[a]

@@ -336,7 +336,10 @@ func testTransferLimit(t *testing.T, engine string) {
 		first <- err
 	}()
 	w.Write(pack.AppendHeader(nil)) // the transfer has begun when this is read
-	for h.gates.transfers() == 0 {
+	for deadline := time.Now().Add(10 * time.Second); h.gates.transfers() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the transfer does not begin")
+		}
 	}
 	good := newPack().whole(object.KindChunk, []byte("x")).seal().Data
 	for user, status := range map[string]int{"alice": 503, "bob": 204} {

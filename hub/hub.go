@@ -85,7 +85,7 @@ type Hub struct {
 	cfg    Config
 	log    *slog.Logger
 	engine engine
-	gates  gates
+	gates  *gates
 	stats  *metrics
 }
 
