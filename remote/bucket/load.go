@@ -43,7 +43,7 @@ func (r *Remote) Read(ctx context.Context, ids []object.ID, fn func(rec *pack.Re
 			locs = append(locs, l)
 		}
 	}
-	packs := slices.Clone(r.index.packs)
+	packs := r.index.packs // is only ever appended to
 	r.refresh.RUnlock()
 	slices.SortFunc(locs, byPlace)
 	return r.readAll(ctx, slices.CompactFunc(locs, func(a, b loc) bool { return a.id == b.id }), packs, fn)
@@ -154,13 +154,15 @@ func (d *dot) locate(req remote.Request) (locs []loc, packs []object.ID, complet
 		return true
 	}
 	t.history(commits, req.Haves, more)
-	for i := range t.locs {
-		if l := &t.locs[i]; len(near) > 0 && near[l.pack] && object.Kind(l.kind) != object.KindChunk {
-			more(l.id)
+	if len(near) > 0 {
+		for i := range t.locs {
+			if l := &t.locs[i]; object.Kind(l.kind) != object.KindChunk && near[l.pack] {
+				more(l.id)
+			}
 		}
 	}
 	slices.SortFunc(locs, byPlace)
-	return locs, slices.Clone(t.packs), complete
+	return locs, t.packs, complete
 }
 
 // history calls more for the ancestors of commits, as far as they are not those of haves, until it says no.
