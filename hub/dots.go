@@ -106,11 +106,6 @@ func (h *Hub) move(ctx context.Context, who asker, name, ref string, old, new ob
 	return nil
 }
 
-// notHere is the error for an object that something needs and that nobody has sent.
-func notHere(kind object.Kind, id object.ID) error {
-	return errs.WithHint(errs.New(errs.Damaged, "%s %s is needed and not here", kind, id.Short()), "push again")
-}
-
 // remove removes a dot, also one that has no refs yet. Its objects stay.
 func (h *Hub) remove(ctx context.Context, who asker, name string) error {
 	var d *dotRecord

@@ -292,6 +292,23 @@ func testLoadOfTheSameAgainAndAgain(t *testing.T, engine string) {
 	}
 }
 
+// A small pack of long chains whose ends come by turns would have a hub on a bucket unpack hundreds of gigabytes.
+func TestWorkOfChains(t *testing.T) {
+	h := serveHub(t, "bucket", Limits{}, "alice")
+	p := newPack()
+	base := make([]byte, object.MaxSize)
+	p.whole(object.KindChunk, base)
+	for i := range hubproto.MaxPlain/object.MaxSize - 1 {
+		next := bytes.Clone(base)
+		next[i]++
+		p.delta(object.KindChunk, next, object.Sum(object.KindChunk, base), base)
+		if i < hubproto.MaxChain-1 {
+			base = next
+		}
+	}
+	mustBe(t, dotOfUser(t, h.as(t, "alice"), "alice/app").Store(context.Background(), p.seal()), errs.Damaged)
+}
+
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }

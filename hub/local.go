@@ -14,7 +14,6 @@ import (
 	"dm/internal/errs"
 	"dm/object"
 	"dm/remote"
-	"dm/remote/hubproto"
 	"dm/store"
 	"dm/store/pack"
 )
@@ -90,19 +89,16 @@ func (e *localEngine) removed(*dotRecord) {}
 
 // memberSets is the members of the dots in sight, in one transaction.
 type memberSets struct {
+	tx     *bbolt.Tx
+	sight  *sight
 	own    *bbolt.Bucket   // nil: there is no such dot
-	others []*bbolt.Bucket // of dots that are still there
+	others []*bbolt.Bucket // of dots that are still there; opened when first needed, as there may be thousands
 }
 
 func setsOf(tx *bbolt.Tx, s *sight) *memberSets {
-	m := &memberSets{}
+	m := &memberSets{tx: tx, sight: s}
 	if s.own != nil {
 		m.own = members(tx, s.own.ID)
-	}
-	for _, d := range s.others {
-		if b := members(tx, d.ID); b != nil {
-			m.others = append(m.others, b)
-		}
 	}
 	return m
 }
@@ -112,6 +108,14 @@ func (m *memberSets) member(id object.ID) (object.Kind, bool) { return kindIn(m.
 
 // elsewhere says whether another dot in sight has an object, and its kind.
 func (m *memberSets) elsewhere(id object.ID) (object.Kind, bool) {
+	if m.others == nil {
+		m.others = make([]*bbolt.Bucket, 0, len(m.sight.others))
+		for _, d := range m.sight.others {
+			if b := members(m.tx, d.ID); b != nil {
+				m.others = append(m.others, b)
+			}
+		}
+	}
 	for _, b := range m.others {
 		if kind, ok := kindIn(b, id); ok {
 			return kind, true
@@ -152,23 +156,27 @@ func (e *localEngine) takeIn(ctx context.Context, s *sight, body io.Reader) (st 
 		return st, err
 	}
 	defer batch.Abort()
-	in := &intake{e: e, sight: s, batch: batch, got: map[object.ID]object.Kind{}, needs: map[object.ID]object.Kind{}, chain: map[object.ID]int{}}
+	in := &intake{e: e, sight: s, batch: batch, contents: newContents()}
 	if err := in.read(ctx, pack.NewReader(body)); err != nil {
 		return st, err
 	}
-	st = in.stats
-	st.Objects = len(in.got)
-	if err := in.adoptNeeds(ctx); err != nil {
+	st.Objects, st.Bytes = len(in.kinds), in.bytes
+	needs, err := in.outside()
+	if err != nil {
 		return st, err
 	}
-	st.Adopted = len(in.adopted)
+	adopted, err := e.adopt(ctx, s, needs)
+	if err != nil {
+		return st, err
+	}
+	st.Adopted = len(adopted)
 	if err := s.still(ctx); err != nil {
 		return st, err
 	}
 	if _, err := batch.Commit(ctx, nil); err != nil {
 		return st, err
 	}
-	return st, e.enter(s.own, in.got, in.adopted)
+	return st, e.enter(s.own, in.kinds, adopted)
 }
 
 // enter makes objects members of a dot. The store has them durably.
@@ -191,15 +199,10 @@ func (e *localEngine) enter(dot *dotRecord, sets ...map[object.ID]object.Kind) e
 
 // intake is one pack being taken in.
 type intake struct {
-	e       *localEngine
-	sight   *sight
-	batch   *store.Batch
-	got     map[object.ID]object.Kind // in the pack
-	needs   map[object.ID]object.Kind // what those need
-	chain   map[object.ID]int         // of deltas in the pack: how many records of it they take
-	adopted map[object.ID]object.Kind // members of other dots that become this one's
-	stats   packStats
-	plain   int64 // bytes unpacked
+	contents
+	e     *localEngine
+	sight *sight
+	batch *store.Batch
 }
 
 func (in *intake) read(ctx context.Context, r *pack.Reader) error {
@@ -211,22 +214,17 @@ func (in *intake) read(ctx context.Context, r *pack.Reader) error {
 		if err != nil {
 			return err
 		}
+		if err := in.enter(&rec.Head); err != nil {
+			return err
+		}
 		if err := in.record(ctx, rec); err != nil {
 			return err
 		}
-		in.stats.Bytes += int64(rec.RecordLen())
 	}
 }
 
-// record decodes an object, compares it with its id, and stores it. A few bytes can unpack to four million and cost the hub
-// the time for them, so the sum is bounded, too.
+// record decodes an object, compares it with its id, and stores it.
 func (in *intake) record(ctx context.Context, rec *pack.Record) error {
-	if _, twice := in.got[rec.ID]; twice {
-		return errs.New(errs.Damaged, "%s %s is in the pack twice", rec.Kind, rec.ID.Short())
-	}
-	if in.plain += int64(rec.PlainLen); in.plain > hubproto.MaxPlain {
-		return errs.New(errs.Damaged, "the pack unpacks to more than %d bytes", hubproto.MaxPlain)
-	}
 	room := int64(5 * rec.PlainLen)
 	if err := in.e.room.Acquire(ctx, room); err != nil {
 		return err
@@ -234,9 +232,6 @@ func (in *intake) record(ctx context.Context, rec *pack.Record) error {
 	defer in.e.room.Release(room)
 	var base []byte
 	if rec.Encoding.HasBase() {
-		if err := chained(in.chain, &rec.Head); err != nil {
-			return err
-		}
 		var err error
 		if base, err = in.base(ctx, rec); err != nil {
 			return err
@@ -249,41 +244,15 @@ func (in *intake) record(ctx context.Context, rec *pack.Record) error {
 	if object.Sum(rec.Kind, plain) != rec.ID {
 		return errs.New(errs.Damaged, "%s %s has other content than its id says", rec.Kind, rec.ID.Short())
 	}
-	if err := addNeeds(in.needs, rec.Kind, plain); err != nil {
-		return fmt.Errorf("check %s %s: %w", rec.Kind, rec.ID.Short(), err)
-	}
-	if err := in.batch.PutRecord(ctx, rec, plain); err != nil {
+	if err := in.need(&rec.Head, plain); err != nil {
 		return err
 	}
-	in.got[rec.ID] = rec.Kind
-	return nil
-}
-
-// chained notes how long the chain is whose end a delta is.
-func chained(chain map[object.ID]int, h *pack.Head) error {
-	n := chain[h.Base] + 1
-	if n > hubproto.MaxChain {
-		return errs.New(errs.Damaged, "%s %s is the end of a chain of more than %d deltas", h.Kind, h.ID.Short(), hubproto.MaxChain)
-	}
-	chain[h.ID] = n
-	return nil
-}
-
-// addNeeds notes what an object needs. One id is of one kind.
-func addNeeds(needs map[object.ID]object.Kind, kind object.Kind, plain []byte) error {
-	var bad error
-	err := object.References(kind, plain, func(r object.Reference) {
-		if was, ok := needs[r.ID]; ok && was != r.Kind {
-			bad = errs.New(errs.Damaged, "object %s is needed as a %s and as a %s", r.ID.Short(), was, r.Kind)
-		}
-		needs[r.ID] = r.Kind
-	})
-	return errors.Join(err, bad)
+	return in.batch.PutRecord(ctx, rec, plain)
 }
 
 // base reads a delta's base. That the store has it is not enough: the sender must be able to see it.
 func (in *intake) base(ctx context.Context, rec *pack.Record) ([]byte, error) {
-	kind, ok := in.got[rec.Base]
+	kind, ok := in.kinds[rec.Base]
 	if !ok {
 		err := in.e.db.View(func(tx *bbolt.Tx) error {
 			sets := setsOf(tx, in.sight)
@@ -300,21 +269,6 @@ func (in *intake) base(ctx context.Context, rec *pack.Record) ([]byte, error) {
 		return nil, errs.New(errs.Damaged, "%s %s is a delta of %s, which is not here", rec.Kind, rec.ID.Short(), rec.Base.Short())
 	}
 	return in.batch.Get(ctx, kind, rec.Base)
-}
-
-// adoptNeeds looks for what the pack's objects need and are not in the pack.
-func (in *intake) adoptNeeds(ctx context.Context) error {
-	for id, kind := range in.needs {
-		if got, ok := in.got[id]; ok {
-			if got != kind {
-				return errs.New(errs.Damaged, "object %s is needed as a %s and is a %s", id.Short(), kind, got)
-			}
-			delete(in.needs, id)
-		}
-	}
-	var err error
-	in.adopted, err = in.e.adopt(ctx, in.sight, in.needs)
-	return err
 }
 
 // adopt returns what must become a member of a dot so that it has the objects given, with all they need: those that are

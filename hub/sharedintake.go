@@ -39,7 +39,7 @@ func (e *sharedEngine) takeIn(ctx context.Context, s *sight, body io.Reader) (st
 		return st, err
 	}
 	in := &sharedIntake{
-		e: e, own: own, others: others, data: data, at: map[object.ID]int{}, needs: map[object.ID]object.Kind{},
+		contents: newContents(), e: e, own: own, others: others, data: data, at: map[object.ID]int{},
 		depth: map[object.ID]int{}, plains: newPlains(plainsSize),
 	}
 	if err := in.scan(); err != nil {
@@ -53,7 +53,11 @@ func (e *sharedEngine) takeIn(ctx context.Context, s *sight, body io.Reader) (st
 	if err := in.store(ctx, add); err != nil {
 		return st, err
 	}
-	if st.Adopted, err = in.adoptNeeds(ctx, add); err != nil {
+	needs, err := in.outside()
+	if err != nil {
+		return st, err
+	}
+	if st.Adopted, err = e.adopt(ctx, add, own, others, needs); err != nil {
 		return st, err
 	}
 	if err := s.still(ctx); err != nil {
@@ -89,32 +93,33 @@ const (
 	plainsSize = 4 << 20
 	// windowSize is how many bytes of bases are read from the bucket at a time.
 	windowSize = 4 << 20
+	// maxUnpacked bounds the work on one pack, in bytes: long chains whose ends come by turns would have their bases unpacked
+	// again each time. What dm sends has 256 MiB and chains of maxChain.
+	maxUnpacked = 4 * hubproto.MaxPlain
 	// outSize is from how many bytes on a pack is stored and another one begun. What clients send is mostly below.
 	outSize = 12 << 20
 )
 
 // sharedIntake is one pack being taken in.
 type sharedIntake struct {
-	e       *sharedEngine
-	own     *sharedDot
-	others  []*sharedDot
-	data    []byte
-	records []remote.Located // as they came; Depth is not set
-	at      map[object.ID]int
-	bytes   int64
-	needs   map[object.ID]object.Kind
-	plains  *plains
-	bases   map[object.ID][]byte // from the bucket, for the records at hand
-	out     packBuilder
-	depth   map[object.ID]int // of what was stored
+	contents
+	e        *sharedEngine
+	own      *sharedDot
+	others   []*sharedDot
+	data     []byte
+	records  []remote.Located // as they came; Depth is not set
+	at       map[object.ID]int
+	plains   *plains
+	unpacked int64                // bytes, those that were unpacked again included
+	bases    map[object.ID][]byte // from the bucket, for the records at hand
+	out      packBuilder
+	depth    map[object.ID]int // of what was stored
 }
 
 // scan looks at the pack's form: where its records are, and that it is whole and within limits.
 func (in *sharedIntake) scan() error {
 	r := pack.NewReader(bytes.NewReader(in.data))
-	off := int64(len(pack.AppendHeader(nil)))
-	plain := int64(0)
-	chain := map[object.ID]int{}
+	off := int64(pack.HeaderLen)
 	for {
 		rec, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -123,26 +128,17 @@ func (in *sharedIntake) scan() error {
 		if err != nil {
 			return err
 		}
-		if _, twice := in.at[rec.ID]; twice {
-			return errs.New(errs.Damaged, "%s %s is in the pack twice", rec.Kind, rec.ID.Short())
-		}
-		if plain += int64(rec.PlainLen); plain > hubproto.MaxPlain {
-			return errs.New(errs.Damaged, "the pack unpacks to more than %d bytes", hubproto.MaxPlain)
-		}
-		if rec.Encoding.HasBase() {
-			if err := chained(chain, &rec.Head); err != nil {
-				return err
-			}
+		if err := in.enter(&rec.Head); err != nil {
+			return err
 		}
 		in.at[rec.ID] = len(in.records)
 		in.records = append(in.records, remote.Located{Head: rec.Head, Off: off})
 		off += int64(rec.RecordLen())
-		in.bytes += int64(rec.RecordLen())
 	}
 }
 
-// outside says whether a record is a delta of what is not before it in the pack.
-func (in *sharedIntake) outside(i int) bool {
+// standsOutside says whether a record is a delta of what is not before it in the pack.
+func (in *sharedIntake) standsOutside(i int) bool {
 	h := &in.records[i].Head
 	if !h.Encoding.HasBase() {
 		return false
@@ -167,7 +163,7 @@ func (in *sharedIntake) find(ctx context.Context) error {
 		missing := -1
 		for i := range in.records {
 			h := &in.records[i].Head
-			if in.outside(i) && in.where(h.Kind, h.Base) == nil {
+			if in.standsOutside(i) && in.where(h.Kind, h.Base) == nil {
 				missing = i
 				break
 			}
@@ -228,7 +224,7 @@ func (in *sharedIntake) window(ctx context.Context, from int) (n int, err error)
 	size := 0
 	for i := from; i < len(in.records) && size < windowSize; i++ {
 		n++
-		if !in.outside(i) {
+		if !in.standsOutside(i) {
 			continue
 		}
 		h := &in.records[i].Head
@@ -257,8 +253,8 @@ func (in *sharedIntake) record(ctx context.Context, i int) error {
 	if err != nil {
 		return fmt.Errorf("unpack %s %s: %w", h.Kind, h.ID.Short(), err)
 	}
-	if err := addNeeds(in.needs, h.Kind, plain); err != nil {
-		return fmt.Errorf("check %s %s: %w", h.Kind, h.ID.Short(), err)
+	if err := in.need(h, plain); err != nil {
+		return err
 	}
 	depth, asItIs := 0, true
 	if h.Encoding.HasBase() {
@@ -290,6 +286,9 @@ func (in *sharedIntake) plain(ctx context.Context, i int) ([]byte, error) {
 	if b, ok := in.plains.get(h.ID); ok {
 		return b, nil
 	}
+	if in.unpacked += int64(h.PlainLen); in.unpacked > maxUnpacked {
+		return nil, errs.New(errs.Damaged, "the pack's deltas take unpacking more than %d bytes", int64(maxUnpacked))
+	}
 	rec, err := pack.ParseRecord(in.data[in.records[i].Off:])
 	if err != nil {
 		return nil, err
@@ -297,7 +296,7 @@ func (in *sharedIntake) plain(ctx context.Context, i int) ([]byte, error) {
 	var base []byte
 	switch {
 	case !h.Encoding.HasBase():
-	case in.outside(i):
+	case in.standsOutside(i):
 		if base, err = in.base(ctx, h); err != nil {
 			return nil, err
 		}
@@ -331,17 +330,4 @@ func (in *sharedIntake) base(ctx context.Context, h *pack.Head) (base []byte, er
 		return nil
 	})
 	return base, err
-}
-
-// adoptNeeds adds what the pack's objects need and the dot does not have.
-func (in *sharedIntake) adoptNeeds(ctx context.Context, add *bucket.Addition) (int, error) {
-	for id, kind := range in.needs {
-		if at, ok := in.at[id]; ok {
-			if got := in.records[at].Kind; got != kind {
-				return 0, errs.New(errs.Damaged, "object %s is needed as a %s and is a %s", id.Short(), kind, got)
-			}
-			delete(in.needs, id)
-		}
-	}
-	return in.e.adopt(ctx, add, in.own, in.others, in.needs)
 }
