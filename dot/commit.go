@@ -36,14 +36,11 @@ func (d *Dots) Commit(ctx context.Context, n Name, req CommitRequest) (*CommitRe
 		return nil, err
 	}
 	defer batch.Abort()
-	snap, err := u.Copy.Freeze(ctx)
+	snap, err := u.Copy.FreezeThen(ctx, req.Frozen)
 	if err != nil {
 		return nil, fmt.Errorf("freeze the working copy: %w", err)
 	}
 	defer snap.Abort()
-	if req.Frozen != nil {
-		req.Frozen()
-	}
 	// Another commit may have ended since the locks were taken, and is the base then.
 	if err := d.readAgain(u.branchState); err != nil {
 		return nil, err

@@ -625,9 +625,12 @@ func TestCommitsOverlap(t *testing.T) {
 	var once sync.Once
 	results := make(chan *CommitResult, 2)
 	var g errgroup.Group
+	frozen := make(chan string, 2)
 	commit := func(message string, progress func(Progress)) {
 		g.Go(func() error {
-			res, err := h.Commit(ctx, n, CommitRequest{Author: "t", Message: message, Progress: progress})
+			res, err := h.Commit(ctx, n, CommitRequest{
+				Author: "t", Message: message, Progress: progress, Frozen: func() { frozen <- message },
+			})
 			results <- res
 			return err
 		})
@@ -644,6 +647,16 @@ func TestCommitsOverlap(t *testing.T) {
 	commit("two", nil)
 	<-k.frozen
 	f.write("a/f", []byte("third")) // waits at the gate until the cut
+	for _, want := range []string{"one", "two"} {
+		select {
+		case got := <-frozen:
+			if got != want {
+				t.Errorf("commit %s is frozen before %s", got, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("nobody hears that the instant of commit %s is over while another is being made", want)
+		}
+	}
 	select {
 	case <-results:
 		t.Fatal("a commit ended before the one before it")

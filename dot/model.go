@@ -103,7 +103,8 @@ type CommitRequest struct {
 	Author  string
 	Meta    map[string]string // the user's key-values; see ParseMeta
 	System  map[string]string // dm's own: images and containers of the subdots
-	// Frozen is called when the instant of the commit is over and its content is fixed, before it is read. May be nil.
+	// Frozen is called when the instant of the commit is over and its content is fixed, before it is read and before another
+	// commit that is being made is waited for. May be nil.
 	Frozen func()
 	// Progress is told now and then, never twice at a time, how far chunking is. May be nil.
 	Progress func(Progress)

@@ -40,10 +40,14 @@ type Snapshot struct {
 
 // Freeze fixes the content of the working copy at one instant. Writers wait for Pause at the most. The instant may be while
 // another commit is being made; then Freeze returns when that one has ended, because what it has become is the base.
+func (c *Copy) Freeze(ctx context.Context) (*Snapshot, error) { return c.FreezeThen(ctx, nil) }
+
+// FreezeThen is Freeze, and calls frozen, if it is not nil, as soon as the instant is over: another commit is not waited for
+// before that. It must return at once.
 //
 // The order is that of the measured procedure in ARCHITECTURE.md; leaving out Recall lets writes slip between the cut and
 // what they depend on.
-func (c *Copy) Freeze(ctx context.Context) (*Snapshot, error) {
+func (c *Copy) FreezeThen(ctx context.Context, frozen func()) (*Snapshot, error) {
 	if err := c.cutting.lock(ctx); err != nil {
 		return nil, err
 	}
@@ -55,6 +59,9 @@ func (c *Copy) Freeze(ctx context.Context) (*Snapshot, error) {
 		}
 	}
 	s, err := c.freezeNow(ctx)
+	if err == nil && frozen != nil {
+		frozen()
+	}
 	if err == nil && !first {
 		if err = c.commits.lock(ctx); err != nil {
 			s.giveUp(recordWithdraw)
