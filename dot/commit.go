@@ -3,7 +3,6 @@ package dot
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -134,22 +133,6 @@ func (d *Dots) isAt(b *branchState, id object.ID) (at bool) {
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-// ParseMeta reads the key=value arguments of a commit. What follows the first = is the value.
-func ParseMeta(fields []string) (map[string]string, error) {
-	if len(fields) == 0 {
-		return nil, nil
-	}
-	m := map[string]string{}
-	for _, f := range fields {
-		k, v, ok := strings.Cut(f, "=")
-		if !ok || k == "" {
-			return nil, errs.New(errs.Usage, "Each metadata value must be a name=value pair: %s", f)
-		}
-		m[k] = v
-	}
-	return m, checkMeta(m)
-}
 
 func checkMeta(m map[string]string) error {
 	for k := range m {

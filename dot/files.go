@@ -13,15 +13,6 @@ import (
 	"dm/workcopy"
 )
 
-// SplitRevPath reads `REV:PATH`.
-func SplitRevPath(s string) (rev, p string, err error) {
-	rev, p, ok := strings.Cut(s, ":")
-	if !ok || p == "" {
-		return "", "", errs.New(errs.Usage, "'%s' names no file: write REV:SUBDOT/PATH", s)
-	}
-	return rev, p, nil
-}
-
 // Cat writes the content of a committed file. path is subdot/path.
 func (d *Dots) Cat(ctx context.Context, n Name, rev, path string, w io.Writer) error {
 	s, e, err := d.committed(ctx, n, rev, path)

@@ -101,7 +101,7 @@ type SubdotStatus struct {
 type CommitRequest struct {
 	Message string
 	Author  string
-	Meta    map[string]string // the user's key-values; see ParseMeta
+	Meta    map[string]string // the user's key-values; their names start with lowercase characters
 	System  map[string]string // dm's own: images and containers of the subdots
 	// Frozen is called when the instant of the commit is over and its content is fixed, before it is read and before another
 	// commit that is being made is waited for. May be nil.

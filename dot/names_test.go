@@ -3,7 +3,6 @@ package dot
 import (
 	"context"
 	"fmt"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -50,19 +49,14 @@ func TestParseName(t *testing.T) {
 	}
 }
 
-func TestParseMeta(t *testing.T) {
-	got, err := ParseMeta([]string{"a=b", "k=a=b", "empty="})
-	if want := map[string]string{"a": "b", "k": "a=b", "empty": ""}; err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("%v, %v", got, err)
+func TestCheckMeta(t *testing.T) {
+	if err := checkMeta(map[string]string{"a": "", "éa": "B"}); err != nil {
+		t.Error(err)
 	}
-	for field, want := range map[string]string{
-		"K=v": "Metadata field names must start with lowercase characters: K",
-		"1=v": "Metadata field names must start with lowercase characters: 1",
-		"x":   "Each metadata value must be a name=value pair: x",
-		"=v":  "Each metadata value must be a name=value pair: =v",
-	} {
-		if _, err := ParseMeta([]string{field}); errs.KindOf(err) != errs.Usage || err.Error() != want {
-			t.Errorf("%s: %v", field, err)
+	for _, key := range []string{"K", "1", "", "=v"} {
+		want := "Metadata field names must start with lowercase characters: " + key
+		if err := checkMeta(map[string]string{key: "v"}); errs.KindOf(err) != errs.Usage || err.Error() != want {
+			t.Errorf("%q: %v", key, err)
 		}
 	}
 }

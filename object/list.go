@@ -346,20 +346,6 @@ func (e *ListEditor) Boundary(off uint64) (bool, error) {
 	return e.pos == off, nil
 }
 
-// NextBoundary returns the end of the old span that holds off, or off itself where off is a boundary or beyond the old
-// content. It drops the spans before it, as Boundary does.
-func (e *ListEditor) NextBoundary(off uint64) (uint64, error) {
-	at, err := e.Boundary(off)
-	if err != nil || at {
-		return off, err
-	}
-	s, _, ok := e.c.peek()
-	if !ok {
-		return off, nil
-	}
-	return e.pos + s.Size - e.hole, nil
-}
-
 // At returns the old span the cursor stands before: what stood there, as a base for deltas. ok is false at the end.
 func (e *ListEditor) At() (off uint64, s Span, ok bool) {
 	s, level, ok := e.c.peek()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -455,5 +456,22 @@ func TestReadmeIsPlayed(t *testing.T) {
 	}
 	if shown < 10 {
 		t.Errorf("only %d commands found in README.md", shown)
+	}
+}
+
+func TestParseMeta(t *testing.T) {
+	got, err := parseMeta([]string{"a=b", "k=a=b", "empty="})
+	if want := map[string]string{"a": "b", "k": "a=b", "empty": ""}; err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, %v", got, err)
+	}
+	for field, want := range map[string]string{
+		"K=v": "Metadata field names must start with lowercase characters: K",
+		"1=v": "Metadata field names must start with lowercase characters: 1",
+		"x":   "Each metadata value must be a name=value pair: x",
+		"=v":  "Each metadata value must be a name=value pair: =v",
+	} {
+		if _, err := parseMeta([]string{field}); errs.KindOf(err) != errs.Usage || err.Error() != want {
+			t.Errorf("%s: %v", field, err)
+		}
 	}
 }
