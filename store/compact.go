@@ -151,18 +151,25 @@ func (s *Store) usage(ctx context.Context) (map[uint64]usage, error) {
 	return all, err
 }
 
-// eachEntry calls fn for all objects of the index, the hidden ones too, in order of ids.
+// eachEntry calls fn for all objects of the index, the hidden ones too.
 func eachEntry(ctx context.Context, b *bbolt.Tx, fn func(id object.ID, hidden bool, e entry) error) error {
+	return eachValue(ctx, b, func(k, v []byte, hidden bool) error {
+		e, err := decodeEntry(v)
+		if err != nil {
+			return err
+		}
+		return fn(object.ID(k), hidden, e)
+	})
+}
+
+// eachValue is eachEntry with what stands in the index, which may be damaged.
+func eachValue(ctx context.Context, b *bbolt.Tx, fn func(k, v []byte, hidden bool) error) error {
 	for _, name := range []string{bucketObjects, bucketHidden} {
 		err := b.Bucket([]byte(name)).ForEach(func(k, v []byte) error {
-			e, err := decodeEntry(v)
-			if err != nil {
-				return err
-			}
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			return fn(object.ID(k), name == bucketHidden, e)
+			return fn(k, v, name == bucketHidden)
 		})
 		if err != nil {
 			return err
@@ -373,7 +380,7 @@ func (m *mover) reencode(ctx context.Context, it moved, instead map[object.ID]ob
 	if err != nil {
 		return err
 	}
-	links, _, err := s.fullChain(it.id, it.old)
+	links, err := s.fullChain(it.id, it.old)
 	if err != nil {
 		return err
 	}
@@ -412,21 +419,21 @@ func (m *mover) reencode(ctx context.Context, it moved, instead map[object.ID]ob
 }
 
 // fullChain returns an object and all its bases.
-func (s *Store) fullChain(id object.ID, e entry) (links []link, root entry, err error) {
+func (s *Store) fullChain(id object.ID, e entry) (links []link, err error) {
 	for {
 		links = append(links, link{id, e})
 		if !e.enc.HasBase() {
-			return links, e, nil
+			return links, nil
 		}
 		if len(links) > chainLimit {
-			return nil, e, errs.New(errs.Damaged, "the chain of deltas below %s has no end", links[0].id.Short())
+			return nil, errs.New(errs.Damaged, "the chain of deltas below %s has no end", links[0].id.Short())
 		}
 		next := e.base
 		var ok bool
 		if e, ok, err = s.lookupBase(next); err != nil {
-			return nil, e, err
+			return nil, err
 		} else if !ok {
-			return nil, e, errs.New(errs.Damaged, "delta base %s is missing", next.Short())
+			return nil, errs.New(errs.Damaged, "delta base %s is missing", next.Short())
 		}
 		id = next
 	}

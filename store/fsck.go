@@ -153,16 +153,10 @@ func (c *check) layout(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for _, name := range []string{bucketObjects, bucketHidden} {
-			err := b.Bucket([]byte(name)).ForEach(func(k, v []byte) error {
-				c.entry(k, v, name == bucketObjects)
-				return ctx.Err()
-			})
-			if err != nil {
-				return err
-			}
-		}
-		return nil
+		return eachValue(ctx, b, func(k, v []byte, hidden bool) error {
+			c.entry(k, v, !hidden)
+			return nil
+		})
 	})
 	if err != nil {
 		return err
@@ -348,18 +342,12 @@ func (c *check) verify(id object.ID, e entry, rec *pack.Record) error {
 func (c *check) unmet(ctx context.Context, num uint64, why string) error {
 	var ids []moved
 	err := c.s.view(func(b *bbolt.Tx) error {
-		for _, name := range []string{bucketObjects, bucketHidden} {
-			err := b.Bucket([]byte(name)).ForEach(func(k, v []byte) error {
-				if e, err := decodeEntry(v); err == nil && e.pack == num {
-					ids = append(ids, moved{id: object.ID(k), hidden: name == bucketHidden, old: e})
-				}
-				return ctx.Err()
-			})
-			if err != nil {
-				return err
+		return eachValue(ctx, b, func(k, v []byte, hidden bool) error {
+			if e, err := decodeEntry(v); err == nil && e.pack == num {
+				ids = append(ids, moved{id: object.ID(k), hidden: hidden, old: e})
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	if err != nil {
 		return err

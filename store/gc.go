@@ -12,10 +12,6 @@ import (
 
 // GCOptions tune a collection. The zero value is right for most.
 type GCOptions struct {
-	// Roots returns objects that are to stay, with all they need, beside those that refs, pins and open batches keep. It
-	// is called twice, the second time inside of a transaction, so that it must not begin one that changes something and
-	// not put into a batch. nil: none.
-	Roots func(ctx context.Context) ([]object.ID, error)
 	// Waste is the share of a pack, in percent, that must be dead for the pack to be rewritten; 0: 25.
 	Waste int
 	// Progress is told what is being done and how far that is; total may be 0, unknown. nil: nobody is.
@@ -36,8 +32,8 @@ type GCStats struct {
 
 const defaultWaste = 25
 
-// GC removes every object that neither a ref, a pin, an open batch nor a root of the options needs, and gives back the
-// space of packs with enough dead bytes in them. It may run beside everything else and may be cut short anywhere; one GC
+// GC removes every object that neither a ref, a pin nor an open batch needs, and gives back the space of packs with enough
+// dead bytes in them. It may run beside everything else and may be cut short anywhere; one GC
 // runs at a time. If an object that must be kept cannot be read, nothing is removed: what is behind it is not known.
 //
 // Marking runs beside the writers. Only the end of it, over what they have added meanwhile, and the removal from the index, a
@@ -118,13 +114,6 @@ func (g *collection) markRoots(ctx context.Context, tx *Tx) error {
 	g.s.mu.Lock()
 	roots = slices.AppendSeq(roots, maps.Keys(g.s.pins))
 	g.s.mu.Unlock()
-	if g.opts.Roots != nil {
-		more, err := g.opts.Roots(ctx)
-		if err != nil {
-			return err
-		}
-		roots = append(roots, more...)
-	}
 	for _, id := range roots {
 		if err := g.mark.walk(ctx, id, true, g.progress); err != nil {
 			return err

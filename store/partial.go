@@ -1,8 +1,6 @@
 package store
 
 import (
-	"encoding/hex"
-
 	"go.etcd.io/bbolt"
 
 	"dm/internal/errs"
@@ -66,12 +64,7 @@ func (tx *Tx) partialCommits() (map[object.ID]struct{}, error) {
 
 // isPartial says whether an object is a partial commit.
 func isPartial(b *bbolt.Tx, id object.ID, e *entry) bool {
-	if e.kind != object.KindCommit {
-		return false
-	}
-	key := make([]byte, 0, len(partialPrefix)+2*object.IDSize)
-	key = hex.AppendEncode(append(key, partialPrefix...), id[:])
-	return b.Bucket([]byte(bucketMeta)).Get(key) != nil
+	return e.kind == object.KindCommit && b.Bucket([]byte(bucketMeta)).Get([]byte(partialKey(id))) != nil
 }
 
 // dropPartial forgets which commits were partial of those that gc removes.

@@ -1,9 +1,6 @@
 package store
 
 import (
-	"encoding/hex"
-	"maps"
-
 	"go.etcd.io/bbolt"
 
 	"dm/internal/errs"
@@ -26,24 +23,31 @@ const (
 
 func prunedKey(id object.ID) string { return prunedPrefix + id.String() }
 
-// Prune gives up the content of a commit. A ref points to it: Conflict.
-func (tx *Tx) Prune(id object.ID) error {
-	e, err := tx.entry(id)
-	if err != nil {
-		return err
-	}
-	if e.kind != object.KindCommit {
-		return errs.New(errs.Usage, "object %s is a %s; only commits are pruned", id.Short(), e.kind)
-	}
+// Prune gives up the content of commits. A ref points to one of them: Conflict.
+func (tx *Tx) Prune(ids ...object.ID) error {
+	tips := map[object.ID]string{}
 	for name, tip := range tx.Refs("") {
-		if tip == id {
+		tips[tip] = name
+	}
+	for _, id := range ids {
+		e, err := tx.entry(id)
+		if err != nil {
+			return err
+		}
+		if e.kind != object.KindCommit {
+			return errs.New(errs.Usage, "object %s is a %s; only commits are pruned", id.Short(), e.kind)
+		}
+		if name, ok := tips[id]; ok {
 			return errs.New(errs.Conflict, "commit %s cannot be pruned: %s points to it", id.Short(), name)
 		}
+		if tx.Pruned(id) || tx.err != nil {
+			continue
+		}
+		if err := tx.SetMeta(prunedKey(id), []byte(givenUp)); err != nil {
+			return err
+		}
 	}
-	if tx.Pruned(id) || tx.err != nil {
-		return tx.err
-	}
-	return tx.SetMeta(prunedKey(id), []byte(givenUp))
+	return tx.err
 }
 
 // Pruned says whether the content of a commit was given up.
@@ -122,13 +126,12 @@ func isHollow(b *bbolt.Tx, id object.ID, e *entry) bool {
 	if e.kind != object.KindCommit {
 		return false
 	}
-	key := make([]byte, 0, len(prunedPrefix)+2*object.IDSize)
-	key = hex.AppendEncode(append(key, prunedPrefix...), id[:])
-	v := b.Bucket([]byte(bucketMeta)).Get(key)
+	key := prunedKey(id)
+	v := b.Bucket([]byte(bucketMeta)).Get([]byte(key))
 	if v == nil {
 		return false
 	}
-	v, err := unseal(string(key), v)
+	v, err := unseal(key, v)
 	return err == nil && string(v) == hollow
 }
 
@@ -143,7 +146,7 @@ func (m *marker) loadPruned(tx *Tx) (revived []object.ID, err error) {
 	if m.partial, err = tx.partialCommits(); err != nil {
 		return nil, err
 	}
-	for id := range maps.Keys(m.bare) {
+	for id := range m.bare {
 		if _, ok := now[id]; !ok {
 			revived = append(revived, id)
 		}
