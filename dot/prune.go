@@ -70,29 +70,19 @@ func (d *Dots) pruneOnce(ctx context.Context, n Name, req PruneRequest) (*PruneR
 	if err != nil || req.DryRun || len(p.drop) == 0 {
 		return p.res, err
 	}
-	counts := map[string]uint64{}
-	for _, b := range p.branches {
-		all, err := d.dates(ctx, b.tip)
-		if err != nil {
-			return nil, err
-		}
-		counts[b.name] = uint64(len(slices.DeleteFunc(all, func(c dated) bool { return slices.Contains(p.drop, c.id) })))
-	}
 	return p.res, d.store.Update(func(tx *store.Tx) error {
 		if err := d.checkRefs(ctx, tx, p); err != nil {
 			return err
 		}
-		for _, id := range p.drop {
-			if err := tx.Prune(id); err != nil {
-				return err
-			}
+		if err := tx.Prune(p.drop...); err != nil {
+			return err
 		}
-		for _, b := range p.branches {
+		for i, b := range p.branches {
 			rec := b.rec
 			if ok, err := getJSON(tx, b.key(), &rec); err != nil || !ok {
 				return errors.Join(err, ctx.Err())
 			}
-			rec.Count, rec.CountOf = counts[b.name], hexOrEmpty(b.tip)
+			rec.Count, rec.CountOf = p.counts[i], hexOrEmpty(b.tip)
 			if err := setJSON(tx, b.key(), &rec); err != nil {
 				return err
 			}
@@ -137,6 +127,7 @@ type prunePlan struct {
 	res      *PruneResult
 	refs     map[string]object.ID
 	branches []branchState
+	counts   []uint64 // of the commits that each branch keeps
 	drop     []object.ID
 }
 
@@ -201,7 +192,7 @@ func (d *Dots) holdBases(ctx context.Context, branches []branchState) (unlock fu
 func (d *Dots) choose(ctx context.Context, p *prunePlan, req PruneRequest) error {
 	why := map[object.ID][]string{}
 	own := map[string]bool{}
-	var order []dated
+	var histories [][]dated
 	for _, b := range p.branches {
 		p.res.Branches = append(p.res.Branches, b.name)
 		own[b.ref()] = true
@@ -209,7 +200,7 @@ func (d *Dots) choose(ctx context.Context, p *prunePlan, req PruneRequest) error
 		if err != nil {
 			return err
 		}
-		order = append(order, commits...)
+		histories = append(histories, commits)
 		if req.OnlyAuto {
 			commits = slices.DeleteFunc(slices.Clone(commits), func(c dated) bool {
 				if !c.auto {
@@ -226,26 +217,40 @@ func (d *Dots) choose(ctx context.Context, p *prunePlan, req PruneRequest) error
 		return err
 	}
 	seen := map[object.ID]bool{}
-	for _, c := range order {
-		if seen[c.id] {
-			continue
+	for _, commits := range histories {
+		count := uint64(0)
+		for _, c := range commits {
+			if _, ok := why[c.id]; ok {
+				count++
+			}
+			if !seen[c.id] {
+				seen[c.id] = true
+				if err := d.judge(ctx, p, c.id, why[c.id]); err != nil {
+					return err
+				}
+			}
 		}
-		seen[c.id] = true
-		commit, err := d.commit(ctx, c.id)
-		if err != nil {
-			return err
-		}
-		info, err := d.info(ctx, c.id, commit)
-		if err != nil {
-			return err
-		}
-		if reasons, ok := why[c.id]; ok {
-			p.res.Kept = append(p.res.Kept, PrunedCommit{info, slices.Compact(reasons)})
-			continue
-		}
-		p.drop = append(p.drop, c.id)
-		p.res.Pruned = append(p.res.Pruned, PrunedCommit{CommitInfo: info})
+		p.counts = append(p.counts, count)
 	}
+	return nil
+}
+
+// judge notes what becomes of a commit: it stays if there is a reason to.
+func (d *Dots) judge(ctx context.Context, p *prunePlan, id object.ID, why []string) error {
+	commit, err := d.commit(ctx, id)
+	if err != nil {
+		return err
+	}
+	info, err := d.info(ctx, id, commit)
+	if err != nil {
+		return err
+	}
+	if len(why) > 0 {
+		p.res.Kept = append(p.res.Kept, PrunedCommit{info, slices.Compact(why)})
+		return nil
+	}
+	p.drop = append(p.drop, id)
+	p.res.Pruned = append(p.res.Pruned, PrunedCommit{CommitInfo: info})
 	return nil
 }
 
