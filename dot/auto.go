@@ -82,12 +82,11 @@ func (d *Dots) AutoCommit(ctx context.Context, n Name) (a *AutoCommit, err error
 			return err
 		}
 		got := &AutoCommit{}
-		if ok, err := getJSON(tx, autoKey(r.ID), got); ok && err == nil {
+		ok, err := getJSON(tx, autoKey(r.ID), got)
+		if ok {
 			a = got
-		} else if err != nil {
-			return err
 		}
-		return nil
+		return err
 	})
 	return a, err
 }

@@ -43,7 +43,7 @@ func (s *spans) skip(n uint64) {
 		*top = (*top)[1:]
 		return
 	}
-	// Only a copy may change: the frame may be a decoded list's own slice, but that is this walk's alone.
+	// The frame is this walk's alone: a list is decoded anew each time it is opened.
 	(*top)[0].Size -= n
 }
 

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -192,8 +193,8 @@ func (d *Dots) Delete(ctx context.Context, n Name) error {
 		if err != nil {
 			return err
 		}
-		if len(now) != len(copies) {
-			return errs.WithHint(errs.New(errs.Conflict, "dot %s has got another branch meanwhile", n.DotName()), "try again")
+		if !slices.EqualFunc(now, copies, func(b branchState, id string) bool { return b.rec.Copy == id }) {
+			return errs.WithHint(errs.New(errs.Conflict, "the branches of dot %s have changed meanwhile", n.DotName()), "try again")
 		}
 		for _, b := range now {
 			if err := b.remove(tx); err != nil {

@@ -199,6 +199,18 @@ func noRevision(b *branchState, rev string) error {
 // ancestors calls fn once for each commit that can be reached from tips and was not pruned, the tips included, each before its parents
 // unless it was reached by another way. It stops at fn's first error.
 func (d *Dots) ancestors(ctx context.Context, tips []object.ID, fn func(id object.ID, c *object.Commit) error) error {
+	return d.walk(ctx, tips, d.parents, fn)
+}
+
+// records is ancestors with the pruned commits.
+func (d *Dots) records(ctx context.Context, tips []object.ID, fn func(id object.ID, c *object.Commit) error) error {
+	parents := func(_ context.Context, c *object.Commit) ([]object.ID, error) { return c.Parents, nil }
+	return d.walk(ctx, tips, parents, fn)
+}
+
+func (d *Dots) walk(ctx context.Context, tips []object.ID, parents func(context.Context, *object.Commit) ([]object.ID, error),
+	fn func(id object.ID, c *object.Commit) error,
+) error {
 	seen := map[object.ID]bool{}
 	stack := slices.Clone(tips)
 	for len(stack) > 0 {
@@ -215,7 +227,7 @@ func (d *Dots) ancestors(ctx context.Context, tips []object.ID, fn func(id objec
 		if err := fn(id, c); err != nil {
 			return err
 		}
-		before, err := d.parents(ctx, c)
+		before, err := parents(ctx, c)
 		if err != nil {
 			return err
 		}

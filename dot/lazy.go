@@ -78,29 +78,6 @@ func (d *Dots) Partial(ctx context.Context, n Name) (list []object.ID, err error
 	return list, err
 }
 
-// records calls fn for the records of all commits that lead to tips, pruned ones included.
-func (d *Dots) records(ctx context.Context, tips []object.ID, fn func(id object.ID, c *object.Commit) error) error {
-	seen := map[object.ID]bool{}
-	todo := slices.Clone(tips)
-	for len(todo) > 0 {
-		id := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		if seen[id] {
-			continue
-		}
-		seen[id] = true
-		c, err := d.commit(ctx, id)
-		if err != nil {
-			return err
-		}
-		if err := fn(id, c); err != nil {
-			return err
-		}
-		todo = append(todo, c.Parents...)
-	}
-	return ctx.Err()
-}
-
 // Complete notes that commits are here with all they need; with them, the dot is not lazy any more. It is a Conflict where the
 // dot has got another partial commit meanwhile.
 func (d *Dots) Complete(ctx context.Context, n Name, whole []object.ID) error {

@@ -111,7 +111,7 @@ func (m *measure) dot(ctx context.Context, n Name) (*Usage, error) {
 	for id := range met {
 		u.Logical += m.logical[id].Size
 	}
-	u.Pruned, err = m.pruned(met)
+	u.Pruned, err = m.pruned(ctx, met)
 	return u, err
 }
 
@@ -151,25 +151,15 @@ func (m *measure) commits(ctx context.Context, tips []object.ID, met map[object.
 	return list, err
 }
 
-// pruned counts the pruned commits right before those of a history.
-func (m *measure) pruned(history map[object.ID]bool) (n int, err error) {
-	seen := map[object.ID]bool{}
-	todo := slices.Collect(maps.Keys(history))
-	for len(todo) > 0 {
-		id := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		c, err := m.d.commit(context.Background(), id)
-		if err != nil {
-			return 0, err
+// pruned counts the commits that lead to those of a history and are none of it.
+func (m *measure) pruned(ctx context.Context, history map[object.ID]bool) (n int, err error) {
+	err = m.d.records(ctx, slices.Collect(maps.Keys(history)), func(id object.ID, _ *object.Commit) error {
+		if !history[id] {
+			n++
 		}
-		for _, p := range c.Parents {
-			if !history[p] && !seen[p] {
-				seen[p] = true
-				todo = append(todo, p)
-			}
-		}
-	}
-	return len(seen), nil
+		return nil
+	})
+	return n, err
 }
 
 // fill adds the figures of the store.
