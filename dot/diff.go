@@ -49,6 +49,9 @@ func sortChanges(changes []Change) {
 
 // dir compares a directory's two trees. What is on one side only waits for settle.
 func (d *differ) dir(ctx context.Context, from, to object.ID, oldDir, newDir string) error {
+	if err := errors.Join(checkPath(oldDir), checkPath(newDir)); err != nil {
+		return err
+	}
 	return diffDir(ctx, layered{d.from.src, d.to.src}, from, to, func(o, n *object.Entry) error {
 		if o != nil && n != nil && o.Ino == n.Ino && o.Type() == n.Type() {
 			return d.both(ctx, found{path.Join(oldDir, o.Name), *o}, found{path.Join(newDir, n.Name), *n}, false)

@@ -11,6 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"dm/internal/errs"
 	"dm/object"
 )
 
@@ -226,6 +227,38 @@ func TestDiffStates(t *testing.T) {
 				t.Errorf("got %q\nwant %q", have, c.want)
 			}
 		})
+	}
+}
+
+// A commit may come from a stranger, with directories nested so deep that to write down their paths takes all memory.
+func TestNestedTooDeep(t *testing.T) {
+	m := newMemory()
+	nest := func(file *object.Entry, deep int) state {
+		file.Name = "f"
+		e, totals := *file, object.Totals{}
+		for range deep {
+			var root object.ID
+			var err error
+			if root, totals, err = object.EditTree(t.Context(), m, m, object.ID{}, []object.Edit{{Name: e.Name, Entry: &e}}); err != nil {
+				t.Fatal(err)
+			}
+			e = *dirEntry(2)
+			e.Name, e.Tree, e.Totals = "d", root, totals
+		}
+		return state{src: m, root: e}
+	}
+	for deep, want := range map[int]errs.Kind{1000: 0, 20_000: errs.Usage} {
+		a, b := nest(plainFile("", 10, 1), deep), nest(plainFile("", 10, 9), deep)
+		paths := 0
+		err := a.walk(t.Context(), a.root.Tree, "", func(string, *object.Entry) error { paths++; return nil })
+		if want == 0 && (err != nil || paths != deep) || want != 0 && errs.KindOf(err) != want {
+			t.Errorf("%d deep: %d paths, %v", deep, paths, err)
+		}
+		for _, from := range []state{emptyState(m), a} {
+			if _, err := diffStates(t.Context(), from, b); (err != nil) != (want != 0) || err != nil && errs.KindOf(err) != want {
+				t.Errorf("difference %d deep: %v", deep, err)
+			}
+		}
 	}
 }
 

@@ -81,8 +81,25 @@ func (s state) lookup(ctx context.Context, p string) (object.Entry, error) {
 	return e, nil
 }
 
+// maxPath is the longest path that is gone through, in bytes: four times what Linux takes in one call. Directories may be
+// nested deeper, and in a commit that somebody made up they may be so a million times; the paths of all together would take
+// memory with the square of that.
+const maxPath = 16 << 10
+
+// checkPath refuses to go on below a directory with a longer path.
+func checkPath(dir string) error {
+	if len(dir) <= maxPath {
+		return nil
+	}
+	return errs.WithHint(errs.New(errs.Usage, "directories are nested too deep below %.64q...: their paths have more than %d bytes",
+		dir, maxPath), "'dm mount' shows them all the same")
+}
+
 // walk calls fn for everything below a directory, parents first, names in order, hard links unresolved.
 func (s state) walk(ctx context.Context, tree object.ID, dir string, fn func(p string, e *object.Entry) error) error {
+	if err := checkPath(dir); err != nil {
+		return err
+	}
 	return object.WalkTree(ctx, s.src, tree, "", func(e *object.Entry) error {
 		p := path.Join(dir, e.Name)
 		if err := fn(p, e); err != nil {
