@@ -33,16 +33,12 @@ func (s *server) clone(ctx context.Context, req api.CloneRequest, out *api.Strea
 		}
 		return r, err
 	}
-	rem, done, err := s.remotes.get(req.Remote)
+	_, there, done, err := s.remotes.dot(req.Remote, u.Name)
 	if err != nil {
 		return r, err
 	}
 	defer done()
-	there, err := rem.Dot(u.Name)
-	if err != nil {
-		return r, err
-	}
-	c := &cloning{s: s, n: n, u: u, req: req, there: there}
+	c := &cloning{way: way{s: s, n: n, u: u, there: there}, req: req}
 	if err := c.begin(ctx, out); err != nil {
 		return r, err
 	}
@@ -61,12 +57,8 @@ func cloneName(asked string, u dot.Upstream) (dot.Name, error) {
 
 // cloning is one clone.
 type cloning struct {
-	s     *server
-	n     dot.Name
-	u     dot.Upstream
-	req   api.CloneRequest
-	there remote.Dot
-	t     *transfer
+	way
+	req api.CloneRequest
 
 	arrival dot.Arrival
 	tips    []object.ID

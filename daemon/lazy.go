@@ -161,15 +161,11 @@ func (f *faults) ask(ctx context.Context, wants []remote.Want, from []dot.Origin
 }
 
 func (f *faults) askOne(ctx context.Context, wants []remote.Want, o dot.Origin) error {
-	rem, done, err := f.remotes.get(api.Remote{URL: o.URL, Key: o.Key, Fingerprint: o.Fingerprint})
+	_, d, done, err := f.remotes.dot(api.Remote{URL: o.URL, Key: o.Key, Fingerprint: o.Fingerprint}, o.Name)
 	if err != nil {
 		return err
 	}
 	defer done()
-	d, err := rem.Dot(o.Name)
-	if err != nil {
-		return err
-	}
 	_, err = remote.FetchObjects(ctx, remote.FromStore(f.store), d, wants)
 	return err
 }

@@ -15,24 +15,12 @@ import (
 // pull fetches a branch, or all that are there, with the tags that stand for commits of its history, and moves the dot's own
 // branches forward to it.
 func (s *server) pull(ctx context.Context, req api.PullRequest, out *api.Stream) (r api.TransferResult, err error) {
-	n, err := transferNames(req.Dot, req.Branch)
-	if err != nil {
-		return r, err
-	}
-	u, remember, err := s.counterpart(ctx, n, req.Remote, req.Name)
-	if err != nil {
-		return r, err
-	}
-	rem, done, err := s.remotes.get(req.Remote)
+	w, done, err := s.between(ctx, req.Dot, req.Branch, req.Remote, req.Name)
 	if err != nil {
 		return r, err
 	}
 	defer done()
-	there, err := rem.Dot(u.Name)
-	if err != nil {
-		return r, err
-	}
-	p := &pulling{s: s, n: n, u: u, req: req, there: there}
+	p := &pulling{way: w, req: req}
 	if err := p.begin(ctx, out); err != nil {
 		return r, err
 	}
@@ -40,23 +28,14 @@ func (s *server) pull(ctx context.Context, req api.PullRequest, out *api.Stream)
 	if err := p.run(ctx); err != nil {
 		return r, err
 	}
-	if remember {
-		if err := s.dots.SetUpstream(ctx, n, u); err != nil {
-			return r, err
-		}
-	}
-	return p.t.res, nil
+	return p.t.res, p.remember(ctx)
 }
 
 // pulling is one pull.
 type pulling struct {
-	s     *server
-	n     dot.Name
-	u     dot.Upstream
-	req   api.PullRequest
-	there remote.Dot
-	t     *transfer
-	lazy  bool // what is not here of the dot is fetched when it is read
+	way
+	req  api.PullRequest
+	lazy bool // what is not here of the dot is fetched when it is read
 
 	branches []string // to be pulled
 	tips     *dot.Tips

@@ -14,24 +14,12 @@ import (
 
 // push sends a branch, or all of them, with the tags that stand for commits of its history.
 func (s *server) push(ctx context.Context, req api.PushRequest, out *api.Stream) (r api.TransferResult, err error) {
-	n, err := transferNames(req.Dot, req.Branch)
-	if err != nil {
-		return r, err
-	}
-	u, remember, err := s.counterpart(ctx, n, req.Remote, req.Name)
-	if err != nil {
-		return r, err
-	}
-	rem, done, err := s.remotes.get(req.Remote)
+	w, done, err := s.between(ctx, req.Dot, req.Branch, req.Remote, req.Name)
 	if err != nil {
 		return r, err
 	}
 	defer done()
-	there, err := rem.Dot(u.Name)
-	if err != nil {
-		return r, err
-	}
-	p := &pushing{s: s, n: n, u: u, req: req, there: there}
+	p := &pushing{way: w, req: req}
 	if err := p.begin(ctx, out); err != nil {
 		return r, err
 	}
@@ -39,15 +27,13 @@ func (s *server) push(ctx context.Context, req api.PushRequest, out *api.Stream)
 	if err := p.run(ctx); err != nil {
 		return r, err
 	}
-	if remember {
-		if err := s.dots.SetUpstream(ctx, n, u); err != nil {
-			return r, err
-		}
+	if err := p.remember(ctx); err != nil {
+		return r, err
 	}
-	if t, ok := rem.(interface{ Tidy(context.Context) error }); ok && p.t.res.Packs > 0 {
+	if t, ok := p.rem.(interface{ Tidy(context.Context) error }); ok && p.t.res.Packs > 0 {
 		// What was pushed is there; to tidy up is a favor to the next one.
 		if err := t.Tidy(ctx); err != nil {
-			s.log.Warn("tidy up after a push", "remote", u.Remote, "err", err)
+			s.log.Warn("tidy up after a push", "remote", p.u.Remote, "err", err)
 		}
 	}
 	return p.t.res, nil
@@ -55,12 +41,8 @@ func (s *server) push(ctx context.Context, req api.PushRequest, out *api.Stream)
 
 // pushing is one push.
 type pushing struct {
-	s     *server
-	n     dot.Name
-	u     dot.Upstream
+	way
 	req   api.PushRequest
-	there remote.Dot
-	t     *transfer
 	local remote.Local
 	lazy  bool
 

@@ -57,6 +57,17 @@ func (r *remotes) get(a api.Remote) (rem remote.Remote, done func(), err error) 
 	return rem, func() {}, nil
 }
 
+// dot returns a remote and a dot there, and what the caller has to call when they are not needed any more.
+func (r *remotes) dot(a api.Remote, name string) (rem remote.Remote, d remote.Dot, done func(), err error) {
+	if rem, done, err = r.get(a); err != nil {
+		return nil, nil, nil, err
+	}
+	if d, err = rem.Dot(name); err != nil {
+		done()
+	}
+	return rem, d, done, err
+}
+
 // close closes all. Nothing may be in use any more.
 func (r *remotes) close() error {
 	r.mu.Lock()

@@ -37,6 +37,38 @@ type transfer struct {
 	res   api.TransferResult
 }
 
+// way is what goes from where to where, as all transfers have it.
+type way struct {
+	s     *server
+	n     dot.Name      // here
+	u     dot.Upstream  // there
+	rem   remote.Remote // where that is
+	there remote.Dot
+	t     *transfer
+	first bool // the dot has no upstream at this remote yet
+}
+
+// between finds the dots that a push or a pull is between. done is to be called at its end.
+func (s *server) between(ctx context.Context, name, branch string, rem api.Remote, asked string) (w way, done func(), err error) {
+	w.s = s
+	if w.n, err = transferNames(name, branch); err != nil {
+		return w, nil, err
+	}
+	if w.u, w.first, err = s.counterpart(ctx, w.n, rem, asked); err != nil {
+		return w, nil, err
+	}
+	w.rem, w.there, done, err = s.remotes.dot(rem, w.u.Name)
+	return w, done, err
+}
+
+// remember makes the counterpart of a dot its upstream if it has none at this remote.
+func (w *way) remember(ctx context.Context) error {
+	if !w.first {
+		return nil
+	}
+	return w.s.dots.SetUpstream(ctx, w.n, w.u)
+}
+
 // tellEvery is how often a client is told how far its transfer is.
 const tellEvery = 100 * time.Millisecond
 

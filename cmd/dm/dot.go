@@ -37,10 +37,9 @@ func newDotShow(a *app) *cobra.Command {
 
 func (c *dotShowCmd) run(cmd *cobra.Command, args []string) error {
 	if len(args) == 1 {
-		if c.dot != "" {
-			return usage(cmd, "the dot is named twice, as %q and with --dot %q", args[0], c.dot)
+		if err := c.named(cmd, args[0]); err != nil {
+			return err
 		}
-		c.dot = args[0]
 	}
 	server, dot, err := c.target(cmd.Context())
 	if err != nil {

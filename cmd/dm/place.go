@@ -66,6 +66,15 @@ func (d *dotFlag) register(cmd *cobra.Command) {
 	cmd.RegisterFlagCompletionFunc("dot", d.completeDots) //nolint:errcheck // fails only for a flag that does not exist
 }
 
+// named takes the dot from an argument, unless --dot has it.
+func (d *dotFlag) named(cmd *cobra.Command, arg string) error {
+	if d.dot != "" {
+		return usage(cmd, "the dot is named twice, as %q and with --dot %q", arg, d.dot)
+	}
+	d.dot = arg
+	return nil
+}
+
 // target returns a client and the dot to act on: --dot, DM_DOT, the current dot, the only dot there is.
 func (d *dotFlag) target(ctx context.Context) (*api.Client, string, error) {
 	c, err := d.client()

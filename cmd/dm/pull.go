@@ -39,11 +39,7 @@ func newPull(a *app) *cobra.Command {
 }
 
 func (c *pullCmd) run(cmd *cobra.Command, args []string) error {
-	rem, err := c.remote(args[0])
-	if err != nil {
-		return err
-	}
-	server, dot, branch, err := c.dotAndBranch(cmd, args[1:])
+	server, rem, dot, branch, err := c.ends(cmd, args)
 	if err != nil {
 		return err
 	}

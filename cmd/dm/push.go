@@ -35,11 +35,7 @@ func newPush(a *app) *cobra.Command {
 }
 
 func (c *pushCmd) run(cmd *cobra.Command, args []string) error {
-	rem, err := c.remote(args[0])
-	if err != nil {
-		return err
-	}
-	server, dot, branch, err := c.dotAndBranch(cmd, args[1:])
+	server, rem, dot, branch, err := c.ends(cmd, args)
 	if err != nil {
 		return err
 	}
@@ -50,19 +46,21 @@ func (c *pushCmd) run(cmd *cobra.Command, args []string) error {
 	})
 }
 
-// dotAndBranch reads the [<dot> [<branch>]] of a transfer; the dot may be in --dot instead.
-func (d *dotFlag) dotAndBranch(cmd *cobra.Command, args []string) (server *api.Client, dot, branch string, err error) {
-	if len(args) > 0 {
-		if d.dot != "" {
-			return nil, "", "", usage(cmd, "the dot is named twice, as %q and with --dot %q", args[0], d.dot)
-		}
-		d.dot = args[0]
+// ends reads the <remote> [<dot> [<branch>]] of a push or pull; the dot may be in --dot instead.
+func (d *dotFlag) ends(cmd *cobra.Command, args []string) (server *api.Client, rem api.Remote, dot, branch string, err error) {
+	if rem, err = d.remote(args[0]); err != nil {
+		return nil, rem, "", "", err
 	}
 	if len(args) > 1 {
-		branch = args[1]
+		if err := d.named(cmd, args[1]); err != nil {
+			return nil, rem, "", "", err
+		}
+	}
+	if len(args) > 2 {
+		branch = args[2]
 	}
 	server, dot, err = d.target(cmd.Context())
-	return server, dot, branch, err
+	return server, rem, dot, branch, err
 }
 
 // completeRemoteThenDot offers remotes as the first argument and dots as the second.

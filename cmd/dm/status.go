@@ -65,5 +65,5 @@ func (c *statusCmd) run(cmd *cobra.Command, _ []string) error {
 	sayNote(c.err, st.Note)
 	// Counted for the whole: a backing file does not know its subdot.
 	_, err = fmt.Fprintf(c.out, "\nlocal: %s\n", size(st.Total.Local))
-	return err
+	return written(err)
 }

@@ -22,10 +22,10 @@ func newSetUpstream(a *app) *cobra.Command {
 
 func (c *setUpstreamCmd) run(cmd *cobra.Command, args []string) error {
 	if len(args) == 3 {
-		if c.dot != "" {
-			return usage(cmd, "the dot is named twice, as %q and with --dot %q", args[0], c.dot)
+		if err := c.named(cmd, args[0]); err != nil {
+			return err
 		}
-		c.dot, args = args[0], args[1:]
+		args = args[1:]
 	}
 	if _, err := c.remote(args[0]); err != nil {
 		return err
