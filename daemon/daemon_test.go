@@ -118,27 +118,29 @@ func TestKeyedLocks(t *testing.T) {
 }
 
 // A rename in both directions at the same time must not wait for ever.
-func TestKeyedLocksInOneOrder(t *testing.T) {
-	var k keyed
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for range 100 {
-				a, err := k.alone(t.Context(), "a")
-				if err != nil {
-					t.Error(err)
-					return
+func TestTwoDotsAreLockedInOneOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s server
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		a, b := dot.Name{Namespace: "admin", Dot: "a"}, dot.Name{Namespace: "admin", Dot: "b"}
+		var wg sync.WaitGroup
+		for _, pair := range [][2]dot.Name{{a, b}, {b, a}, {a, a}} {
+			wg.Go(func() {
+				for range 100 {
+					err := s.withDotsAlone(ctx, pair[0], pair[1], func() error {
+						time.Sleep(time.Millisecond)
+						return nil
+					})
+					if err != nil {
+						t.Errorf("%v: %v", pair, err)
+						return
+					}
 				}
-				b, err := k.alone(t.Context(), "b")
-				if err != nil {
-					t.Error(err)
-				}
-				b()
-				a()
-			}
-		})
-	}
-	wg.Wait()
+			})
+		}
+		wg.Wait()
+	})
 }
 
 func TestLogIsBounded(t *testing.T) {

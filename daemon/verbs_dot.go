@@ -53,6 +53,17 @@ func (s *server) withDotAlone(ctx context.Context, n dot.Name, fn func() error) 
 	return fn()
 }
 
+// withDotsAlone runs fn with two names held. They are taken in one order, so that two renames cannot wait for each other.
+func (s *server) withDotsAlone(ctx context.Context, a, b dot.Name, fn func() error) error {
+	if key(a) == key(b) {
+		return s.withDotAlone(ctx, a, fn)
+	}
+	if key(b) < key(a) {
+		a, b = b, a
+	}
+	return s.withDotAlone(ctx, a, func() error { return s.withDotAlone(ctx, b, fn) })
+}
+
 func (s *server) initDot(ctx context.Context, req api.InitRequest) (r api.DotResult, err error) {
 	n, err := dotName(req.Dot)
 	if err != nil {
@@ -278,12 +289,7 @@ func (s *server) renameDot(ctx context.Context, req api.RenameDotRequest) (r api
 	if err != nil {
 		return r, err
 	}
-	// Two locks are taken in one order, so that two renames cannot wait for each other.
-	first, second := from, to
-	if key(to) < key(from) {
-		first, second = to, from
-	}
-	rename := func() error {
+	err = s.withDotsAlone(ctx, from, to, func() error {
 		// A container that binds a path with the old name in it would not find it when it starts again.
 		if err := s.unusedOrConflict(ctx, "dot "+from.DotName(), ofDot(from)); err != nil {
 			return err
@@ -299,12 +305,6 @@ func (s *server) renameDot(ctx context.Context, req api.RenameDotRequest) (r api
 		}
 		_, err := s.showCurrent(ctx, to)
 		return err
-	}
-	err = s.withDotAlone(ctx, first, func() error {
-		if first == second {
-			return rename()
-		}
-		return s.withDotAlone(ctx, second, rename)
 	})
 	return api.DotResult{Dot: to.DotName()}, err
 }

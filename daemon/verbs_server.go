@@ -30,6 +30,9 @@ func (s *server) serverStatus(ctx context.Context, _ api.Empty) (api.ServerResul
 	for _, n := range names {
 		if s.links.get(n) != "" {
 			info, err := s.dots.Info(ctx, n)
+			if errs.KindOf(err) == errs.NotFound {
+				continue // deleted just now
+			}
 			if err != nil {
 				return r, err
 			}
@@ -203,6 +206,9 @@ func (s *server) namesByID(ctx context.Context) (map[string]string, error) {
 	byID := make(map[string]string, len(names))
 	for _, n := range names {
 		info, err := s.dots.Info(ctx, n)
+		if errs.KindOf(err) == errs.NotFound {
+			continue // deleted just now
+		}
 		if err != nil {
 			return nil, err
 		}
