@@ -16,6 +16,13 @@ const (
 	maxParents = 16
 )
 
+// The years 0 to 9999, in seconds since 1970: those that RFC 3339 can write, and with it JSON. One commit beyond them would
+// spoil every listing it is in.
+const (
+	minTime = -62167219200
+	maxTime = 253402300799
+)
+
 // Commit is one state of a dot: the whole-dot directory with all subdots in it, and where it came from.
 type Commit struct {
 	Root    Entry  // the dot's top directory; no name
@@ -23,7 +30,7 @@ type Commit struct {
 	NextIno uint64 // above every inode number used so far in this history
 	Parents []ID
 	Author  string
-	Time    time.Time // UTC, nanoseconds
+	Time    time.Time // UTC, nanoseconds; years 0 to 9999
 	Message string
 	Meta    map[string]string // the user's key-values
 	System  map[string]string // dm's own notes: images and containers of the subdots
@@ -106,6 +113,9 @@ func DecodeCommit(b []byte) (*Commit, error) {
 	}
 	c.Author = string(r.bytes(MaxMessage))
 	sec, nsec := r.int(), r.uint(999_999_999)
+	if sec < minTime || sec > maxTime {
+		r.fail("time out of range")
+	}
 	c.Time = time.Unix(sec, int64(nsec)).UTC()
 	c.Message = string(r.bytes(MaxMessage))
 	c.Meta = r.stringMap()

@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"dm/internal/errs"
 )
@@ -151,12 +153,30 @@ func TestHostileCommits(t *testing.T) {
 		"root's inode number": changed(func(c *Commit) { c.Root.Ino = 2 }),
 		"next number in use":  changed(func(c *Commit) { c.NextIno = 1 }),
 		"too many parents":    changed(func(c *Commit) { c.Parents = make([]ID, maxParents+1) }),
+		"year 10000":          changed(func(c *Commit) { c.Time = time.Unix(maxTime+1, 0) }),
+		"year -1":             changed(func(c *Commit) { c.Time = time.Unix(minTime-1, 0) }),
+		"time beyond all":     changed(func(c *Commit) { c.Time = time.Unix(math.MaxInt64, 0) }),
 		"long message":        changed(func(c *Commit) { c.Message = strings.Repeat("m", MaxMessage+1) }),
 		"too many key-values": changed(func(c *Commit) { c.Meta = many }),
 		"keys descend":        bytes.Replace(exampleCommit().Encode(), []byte("\x02ci"), []byte("\x02zz"), 1),
 		"key twice":           bytes.Replace(exampleCommit().Encode(), []byte("\x02ci\x0242\x03env"), []byte("\x02ci\x0242\x02ci"), 1),
 	} {
 		refused(t, KindCommit, name, b)
+	}
+}
+
+// TestTimesOfCommits: what is accepted can be written as JSON.
+func TestTimesOfCommits(t *testing.T) {
+	for _, sec := range []int64{minTime, 0, maxTime} {
+		c := exampleCommit()
+		c.Time = time.Unix(sec, 999_999_999)
+		got, err := DecodeCommit(c.Encode())
+		if err != nil || !got.Time.Equal(c.Time) {
+			t.Fatalf("%d seconds: %v, %v", sec, got, err)
+		}
+		if _, err := got.Time.MarshalJSON(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
