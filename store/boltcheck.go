@@ -86,7 +86,7 @@ func (f *boltFile) check() error {
 	le := binary.LittleEndian
 	f.high = le.Uint64(meta[40:])
 	if f.high < 4 || f.high > uint64(len(f.b))/f.pageSize {
-		return fmt.Errorf("the file has %d pages less than it should", f.high-uint64(len(f.b))/f.pageSize)
+		return fmt.Errorf("the file has %d pages, and its meta page says %d", uint64(len(f.b))/f.pageSize, f.high)
 	}
 	f.seen = make([]uint64, f.high/64+1)
 	f.seen[0] = 3 // the meta pages
