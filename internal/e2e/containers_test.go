@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"dm/internal/e2e/docker"
+	"dm/internal/e2e/watchdog"
 )
 
 // theEngine is the Docker engine of all tests; the first that needs it starts it.
@@ -27,7 +28,7 @@ const smallImage = "small"
 
 func startEngine() {
 	theEngine.once.Do(func() {
-		e, err := docker.Start(filepath.Join(os.Getenv(runEnv), "engine"))
+		e, err := docker.Start(filepath.Join(os.TempDir(), "engine"))
 		theEngine.engine = e
 		if err == nil {
 			err = e.MakeImage(smallImage, docker.Image{
@@ -105,7 +106,7 @@ func takeDriver(t *testing.T) string {
 // notePlugin writes the name down for the watchdog: a socket without a server makes every engine of the machine wait.
 func notePlugin(t *testing.T, name string) {
 	t.Helper()
-	dir := filepath.Join(os.Getenv(runEnv), pluginNotes)
+	dir := filepath.Join(os.TempDir(), watchdog.Plugins)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

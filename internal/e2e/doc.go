@@ -9,9 +9,11 @@
 //	causal    steps in a known order over many files, and a checker that finds a state that never was
 //	posix     a table of what Linux promises of system calls on a filesystem
 //	docker    a Docker engine of its own, and images without a registry
+//	sockshop  five services of a compose file, and what a user does with each
 //	dbs       database servers, clients that log what was acknowledged, and a verification of what is left
+//	watchdog  takes away what a killed run has left
 //
-// The tests leave no process, mount, loop device or file behind, pass or fail. Environment:
+// The tests leave no process, mount, loop device or file behind, pass, fail or killed. Environment:
 //
 //	DM_BINARY  a built dm to test instead of one built from this tree
 //	DM_ROUNDS  rounds of the crash test, instead of as many as fit continuous integration

@@ -10,37 +10,25 @@ import (
 
 	"dm/internal/e2e/causal"
 	"dm/internal/e2e/posix"
+	"dm/internal/e2e/watchdog"
 )
 
 func TestMain(m *testing.M) {
-	runWatchdog()
+	watchdog.Run()
 	causal.RunWorker()
 	posix.RunHelper()
-	os.Exit(runTests(m))
+	os.Exit(watchdog.Tests(func(dir string) int { return runTests(m, dir) }))
 }
 
 // binaryEnv names the binary under test. TestMain sets it when it has built one.
 const binaryEnv = "DM_BINARY"
 
-func runTests(m *testing.M) int {
-	dir, err := os.MkdirTemp("/tmp", "dme2e")
-	if err == nil {
-		err = os.Chmod(dir, 0o755)
-	}
-	var clean func()
-	if err == nil {
-		clean, err = startWatchdog(dir)
-	}
-	if err == nil {
-		defer clean()
-		err = os.Setenv(runEnv, dir)
-	}
-	if err == nil && os.Getenv(binaryEnv) == "" {
-		err = build(filepath.Join(dir, "dm"))
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+func runTests(m *testing.M, dir string) int {
+	if os.Getenv(binaryEnv) == "" {
+		if err := build(filepath.Join(dir, "dm")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	}
 	code := m.Run()
 	if err := stopEngine(); err != nil {

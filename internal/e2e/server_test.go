@@ -8,13 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dm/internal/e2e/watchdog"
 )
 
 // Cache modes of a server.
@@ -39,7 +40,7 @@ type server struct {
 // baseDir makes a directory that other users can enter, unlike those of t.TempDir, and whose path is short.
 func baseDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp(os.Getenv(runEnv), "t")
+	dir, err := os.MkdirTemp("", "t")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,22 +284,9 @@ func commandLine(pid int) string {
 	return strings.ReplaceAll(string(data), "\x00", " ")
 }
 
-// mountsBelow returns what is mounted below dir, the deepest first.
-func mountsBelow(dir string) []string {
-	data, _ := os.ReadFile("/proc/self/mountinfo")
-	var points []string
-	for line := range strings.Lines(string(data)) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
-			points = append(points, f[4])
-		}
-	}
-	sort.Sort(sort.Reverse(sort.StringSlice(points)))
-	return points
-}
-
 // unmountBelow takes away what is mounted below dir; a clean end of the server has left nothing.
 func unmountBelow(t *testing.T, dir string) {
-	for _, p := range mountsBelow(dir) {
+	for _, p := range watchdog.MountsBelow(dir) {
 		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil {
 			t.Errorf("unmount %s: %v", p, err)
 		}

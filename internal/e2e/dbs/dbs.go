@@ -138,7 +138,7 @@ func own(dir, name string) error {
 }
 
 func newServer(as string) (*server, error) {
-	runDir, err := os.MkdirTemp("/tmp", "dmdb")
+	runDir, err := os.MkdirTemp("", "dmdb")
 	if err != nil {
 		return nil, err
 	}

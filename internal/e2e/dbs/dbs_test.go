@@ -10,12 +10,19 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"dm/internal/e2e/watchdog"
 )
+
+func TestMain(m *testing.M) {
+	watchdog.Run()
+	os.Exit(watchdog.Tests(func(string) int { return m.Run() }))
+}
 
 // open makes a directory that servers running as other users can reach.
 func open(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "dmdbs")
+	dir, err := os.MkdirTemp("", "dmdbs")
 	if err != nil {
 		t.Fatal(err)
 	}

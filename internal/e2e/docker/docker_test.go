@@ -5,11 +5,18 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"dm/internal/e2e/watchdog"
 )
+
+func TestMain(m *testing.M) {
+	watchdog.Run()
+	os.Exit(watchdog.Tests(func(string) int { return m.Run() }))
+}
 
 // The engine itself, its images and its end, with a directory of the host in the place of a volume.
 func TestEngine(t *testing.T) {
-	dir, err := os.MkdirTemp("/tmp", "dmeng")
+	dir, err := os.MkdirTemp("", "eng")
 	if err != nil {
 		t.Fatal(err)
 	}

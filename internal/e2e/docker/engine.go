@@ -21,6 +21,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"dm/internal/e2e/watchdog"
 )
 
 // How long an engine may take to answer, and to end.
@@ -145,15 +147,9 @@ func (e *Engine) end(sig syscall.Signal) error {
 
 // unmount takes away what is mounted in the engine's directory.
 func (e *Engine) unmount() error {
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
 	var all []error
-	for line := range strings.Lines(string(data)) {
-		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], e.dir+"/") {
-			all = append(all, syscall.Unmount(f[4], syscall.MNT_DETACH))
-		}
+	for _, p := range watchdog.MountsBelow(e.dir) {
+		all = append(all, syscall.Unmount(p, syscall.MNT_DETACH))
 	}
 	return errors.Join(all...)
 }
