@@ -165,28 +165,42 @@ func TestReadmeShowsTheStack(t *testing.T) {
 	}
 }
 
-// The product's story: a stack of five databases in one dot, from docker-compose up to a colleague's copy of it.
-func TestContainerStory(t *testing.T) {
+// The product's story: a stack of five databases in one dot, from docker-compose up to a colleague's copy of it, and what it has
+// to bear while it is written to.
+func TestContainerStack(t *testing.T) {
 	s := newStack(t, newHost(t), "subdots")
 	begin := time.Now()
 	lap := func(what string) {
 		t.Logf("%-45s %6.1f s", what, time.Since(begin).Seconds())
 		begin = time.Now()
 	}
+	s.story(lap)
+	s.copied(lap)
+	for round := range number(t, "DM_STACK_ROUNDS", 2) {
+		s.round(round)
+		lap(fmt.Sprintf("round %d", round))
+	}
+	s.compose("down")
+	s.fsck()
+}
+
+// story: an empty state, some data, an experiment on a branch, and back.
+func (s *stack) story(lap func(what string)) {
+	s.t.Helper()
 	s.compose("up", "-d")
 	s.have("at first", 0)
 	lap("docker-compose up, five new databases")
 	row := s.row()
 	s.equal("the containers", row[3], "/subdots_carts-db_1,/subdots_catalogue-db_1,/subdots_orders-db_1,/subdots_shipping_1,/subdots_user-db_1")
 	if dirty, err := strconv.Atoi(row[6]); err != nil || dirty == 0 || row[5] != "0" {
-		t.Fatalf("dm list shows %q", row)
+		s.t.Fatalf("dm list shows %q", row)
 	}
 	s.dm("switch", s.dot())
 	s.commitClean("empty state")
 	lap("commit of the empty state")
 	s.write(1, 3)
 	if row := s.row(); row[6] == "0" {
-		t.Errorf("after writes dm list shows %q", row)
+		s.t.Errorf("after writes dm list shows %q", row)
 	}
 	s.commit("some data")
 	lap("writes, commit of some data")
@@ -202,12 +216,16 @@ func TestContainerStory(t *testing.T) {
 	s.have("back on master", 3)
 	lap("destruction, checkout master, all services ready")
 	s.contains("dm show", s.dm("show", "HEAD"), "/subdots_user-db_1", "postgres:15", "mariadb:10.11", "sha256:")
+}
 
-	hub := newHub(t)
+// copied: a colleague gets what was committed, and works on with it.
+func (s *stack) copied(lap func(what string)) {
+	s.t.Helper()
+	hub := newHub(s.t)
 	hub.join(s.server, "alice")
 	// What the services have written since is not part of it.
 	s.dm("push", "hub")
-	other := newStack(t, newHost(t), "copy")
+	other := newStack(s.t, newHost(s.t), "copy")
 	hub.join(other.server, "bob")
 	hub.dm("hub", "share", "alice/"+s.dot(), "bob", "read")
 	other.dm("clone", "hub", "alice/"+s.dot(), "--local-name", other.dot())
@@ -219,8 +237,6 @@ func TestContainerStory(t *testing.T) {
 	other.have("in the clone after more", 4)
 	s.have("in the original", 3)
 	other.compose("down")
-	s.compose("down")
-	s.fsck()
 	other.fsck()
 }
 
@@ -239,52 +255,42 @@ func (s *stack) commitClean(message string) {
 	s.t.Fatalf("dirty right after each of ten commits: %q", s.row())
 }
 
-// Commits, checkouts and resets of a stack that is being written to. Each start of each database succeeds, and has what was
-// acknowledged before the commit and nothing that was begun after it.
-func TestContainerStackRounds(t *testing.T) {
-	s := newStack(t, newHost(t), "rounds")
-	s.compose("up", "-d")
-	s.have("at first", 0)
-	s.dm("switch", s.dot())
-	s.commit("empty")
-	for round := range number(t, "DM_STACK_ROUNDS", 2) {
-		begin := time.Now()
-		start := s.counts()
-		s.each(func(svc sockshop.Service) error {
-			if _, err := s.exec(svc, []string{"rm", "-f", "/tmp/acked"}); err != nil {
-				return err
-			}
-			_, err := s.engine.Run(append([]string{"exec", "-d", s.container(svc)}, svc.Load(start[svc.Name]+1)...)...)
+// round: a commit, a reset and a checkout of a stack that is being written to. Each start of each database succeeds, and has what
+// was acknowledged before the commit and nothing that was begun after it. The next round goes on from the new branch.
+func (s *stack) round(round int) {
+	s.t.Helper()
+	start := s.counts()
+	s.each(func(svc sockshop.Service) error {
+		if _, err := s.exec(svc, []string{"rm", "-f", "/tmp/acked"}); err != nil {
 			return err
-		})
-		time.Sleep(500 * time.Millisecond)
-		before := s.acked(start)
-		for _, svc := range s.services {
-			if svc.Unconfirmed {
-				before[svc.Name] = start[svc.Name]
-			}
 		}
-		time.Sleep(flushWait)
-		rev := s.commit(fmt.Sprintf("round %d", round))
-		after := s.acked(start)
-		time.Sleep(200 * time.Millisecond)
-		check := func(when string) {
-			t.Helper()
-			for name, got := range s.counts() {
-				if got < before[name] || got > after[name]+1 {
-					t.Fatalf("round %d, %s: %s has %d items; %d were acknowledged before the commit, %d after it", round, when, name, got, before[name], after[name])
-				}
-			}
+		_, err := s.engine.Run(append([]string{"exec", "-d", s.container(svc)}, svc.Load(start[svc.Name]+1)...)...)
+		return err
+	})
+	time.Sleep(500 * time.Millisecond)
+	before := s.acked(start)
+	for _, svc := range s.services {
+		if svc.Unconfirmed {
+			before[svc.Name] = start[svc.Name]
 		}
-		s.dm("checkout", "-b", fmt.Sprintf("round-%d", round))
-		check("on a branch from the commit")
-		s.dm("checkout", "master")
-		s.dm("reset", "--hard", rev)
-		check("reset to the commit")
-		t.Logf("round %d: %v items before the commit, %v after, %v", round, before, after, time.Since(begin).Round(100*time.Millisecond))
 	}
-	s.compose("down")
-	s.fsck()
+	time.Sleep(flushWait)
+	rev := s.commit(fmt.Sprintf("round %d", round))
+	after := s.acked(start)
+	time.Sleep(200 * time.Millisecond)
+	check := func(when string) {
+		s.t.Helper()
+		for name, got := range s.counts() {
+			if got < before[name] || got > after[name]+1 {
+				s.t.Fatalf("round %d, %s: %s has %d items; %d were acknowledged before the commit, %d after it", round, when, name, got, before[name], after[name])
+			}
+		}
+	}
+	s.dm("reset", "--hard", rev) // drops what was written since
+	check("reset to the commit")
+	s.dm("checkout", "-b", fmt.Sprintf("round-%d", round))
+	check("on a branch from the commit")
+	s.t.Logf("round %d: %v items before the commit, %v after", round, before, after)
 }
 
 // acked returns what the loads have noted, or what there was before one noted its first.
