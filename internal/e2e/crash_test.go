@@ -22,6 +22,7 @@ func TestKilledServer(t *testing.T) {
 	rounds := number(t, "DM_ROUNDS", 40)
 	for _, cache := range []string{through, writeback} {
 		t.Run(cache, func(t *testing.T) {
+			t.Parallel() // each waits for its own server most of the time
 			t.Logf("seed %d", seed)
 			c := newCrash(t, cache, seed)
 			for c.round = range rounds {

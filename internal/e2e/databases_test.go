@@ -14,7 +14,10 @@ import (
 // clients' log says existed, at one instant, and from which each server recovers by itself.
 func TestDatabases(t *testing.T) {
 	for _, cache := range []string{writeback, through} {
-		t.Run(cache, func(t *testing.T) { databases(t, cache) })
+		t.Run(cache, func(t *testing.T) {
+			t.Parallel() // servers start, stop and recover one after the other
+			databases(t, cache)
+		})
 	}
 }
 
