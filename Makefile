@@ -52,7 +52,8 @@ fmt:
 # One part alone, smaller: make bench BENCHFLAGS='-parts fs -reps 1 -seconds 1'. The figures go into docs/performance.md.
 bench: build
 	@sh tools/deps.sh internal/bench/packages.txt
-	go run ./internal/bench -dm bin/dm $(BENCHFLAGS)
+	go build -o bin/dm-bench ./internal/bench
+	bin/dm-bench -dm bin/dm $(BENCHFLAGS)
 
 soak: DM_S3_SERVERS = versitygw minio
 soak: deps s3servers

@@ -41,7 +41,7 @@ type dbserver struct {
 	user   string
 	cmd    *exec.Cmd
 	done   chan struct{}
-	runDir string // of sockets; short, because their paths are bounded
+	runDir string // of sockets
 }
 
 // launch starts the program and waits until ready says nil.
@@ -107,12 +107,11 @@ func (d *dbserver) end(sig syscall.Signal) error {
 // sockets returns the directory of the server's sockets and gives data to the server's user.
 func (d *dbserver) sockets(data string) (string, error) {
 	if d.runDir == "" {
-		dir, err := os.MkdirTemp("/tmp", "dmb")
+		dir, err := d.mkdir("run", d.user)
 		if err != nil {
 			return "", fmt.Errorf("make a directory for sockets: %w", err)
 		}
 		d.runDir = dir
-		d.defers(func() error { return os.RemoveAll(dir) })
 	}
 	return d.runDir, errors.Join(d.own(d.runDir), d.own(data))
 }

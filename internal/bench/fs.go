@@ -109,12 +109,12 @@ func loopbackTarget(ctx context.Context, l *lab) (target, error) {
 }
 
 func overlayTarget(ctx context.Context, l *lab) (target, error) {
-	return l.background(ctx, "overlayfs", func(backing, at string) []string {
-		for _, d := range []string{"lower", "upper", "work"} {
-			if _, err := l.mkdir("overlayfs", "backing", d); err != nil {
-				return nil
-			}
+	for _, d := range []string{"lower", "upper", "work"} {
+		if _, err := l.mkdir("overlayfs", "backing", d); err != nil {
+			return target{}, err
 		}
+	}
+	return l.background(ctx, "overlayfs", func(backing, at string) []string {
 		return []string{
 			"fuse-overlayfs", "-f", "-o",
 			fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work,allow_other", backing), at,
@@ -142,7 +142,6 @@ func (l *lab) background(ctx context.Context, name string, args func(backing, at
 	if err != nil {
 		return target{}, err
 	}
-	cmd.SysProcAttr.Pdeathsig = 0
 	if err := cmd.Start(); err != nil {
 		return target{}, err
 	}

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dm/internal/e2e/watchdog"
 )
 
 // lab is the directory where a part works, and everything that runs in it.
@@ -48,12 +50,23 @@ func newLab(o *options, name string) (*lab, error) {
 	if _, err := os.Stat(program); err != nil {
 		return nil, fmt.Errorf("find dm: %w", err)
 	}
-	root, err := os.MkdirTemp(o.dir, "dm-bench-"+name+"-")
-	if err != nil {
+	l := &lab{options: o, program: program}
+	if l.root, err = os.MkdirTemp(o.dir, "dm-bench-"+name+"-"); err != nil {
 		return nil, fmt.Errorf("make the working directory: %w", err)
 	}
+	if !o.keep {
+		end, err := watchdog.Start(l.root)
+		if err != nil {
+			return nil, err
+		}
+		l.defers(func() error {
+			err := l.remove(l.root)
+			end()
+			return err
+		})
+	}
 	// Database servers run as users of their own.
-	return &lab{options: o, program: program, root: root}, os.Chmod(root, 0o755)
+	return l, os.Chmod(l.root, 0o755)
 }
 
 // defers registers what close does, last first.
@@ -64,20 +77,13 @@ func (l *lab) close() error {
 	for _, fn := range slices.Backward(l.undo) {
 		all = append(all, fn())
 	}
-	if !l.keep {
-		all = append(all, l.remove(l.root))
-	}
 	return errors.Join(all...)
 }
 
 // remove deletes a tree below root in which nothing is mounted any more.
 func (l *lab) remove(dir string) error {
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return fmt.Errorf("read the list of mounts: %w", err)
-	}
-	if bytes.Contains(mounts, []byte(" "+dir+"/")) || bytes.Contains(mounts, []byte(" "+dir+" ")) {
-		return fmt.Errorf("remove %s: something is still mounted in it", dir)
+	if at := watchdog.MountsBelow(dir); len(at) > 0 {
+		return fmt.Errorf("remove %s: something is still mounted in it: %s", dir, strings.Join(at, ", "))
 	}
 	return os.RemoveAll(dir)
 }
@@ -109,7 +115,7 @@ func (l *lab) note(name string, args ...string) {
 		words = append(words, a)
 	}
 	line := strings.ReplaceAll(strings.Join(words, " "), l.root, "$T")
-	line = regexp.MustCompile(`/tmp/dmb[0-9]+`).ReplaceAllString(line, "$$R")
+	line = regexp.MustCompile(`\$T/run/[a-z]+`).ReplaceAllString(line, "$$R")
 	line = regexp.MustCompile(`(127\.0\.0\.1:|-port )[0-9]+`).ReplaceAllString(line, "${1}$$P")
 	line = regexp.MustCompile(`(--sftp-pass )\S+`).ReplaceAllString(line, "${1}bench")
 	line = regexp.MustCompile(`\b[0-9a-f]{64}\b`).ReplaceAllString(line, "$$ID")

@@ -37,6 +37,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"dm/internal/e2e/watchdog"
 )
 
 // options is what the flags say.
@@ -118,6 +120,7 @@ func partNames() []string {
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
+	watchdog.Run()
 	if len(args) > 0 && args[0] == writersArg {
 		return writersMain(args[1:])
 	}
