@@ -143,16 +143,12 @@ func (k *dmKeeper) copyOut(ctx context.Context) (string, usage, error) {
 	if err != nil {
 		return "", u, err
 	}
-	// The server's share of the copying is measured by its own account.
-	pids := k.server.pids()
-	before := spent(pids)
-	c, _, err := k.run(ctx, "", "cp", "-a", at, to)
+	c, err := k.server.with(func() (usage, error) {
+		c, _, err := k.run(ctx, "", "cp", "-a", at, to)
+		return c, err
+	})
 	if err != nil {
 		return "", u, err
-	}
-	c.cpu += spent(pids) - before
-	for _, pid := range pids {
-		c.rss += peak(pid)
 	}
 	d, _, err := k.server.dm(ctx, "umount", at)
 	return to, u.plus(c).plus(d), err
@@ -169,17 +165,11 @@ func (k *dmKeeper) resetAndRead(ctx context.Context) (string, usage, error) {
 	if err != nil {
 		return "", u, err
 	}
-	pids := k.server.pids()
-	before := spent(pids)
-	c, _, err := readAll(ctx, k.lab, k.dir)
-	if err != nil {
-		return "", u, err
-	}
-	c.cpu += spent(pids) - before
-	for _, pid := range pids {
-		c.rss += peak(pid)
-	}
-	return k.dir, u.plus(c), nil
+	c, err := k.server.with(func() (usage, error) {
+		c, _, err := readAll(ctx, k.lab, k.dir)
+		return c, err
+	})
+	return k.dir, u.plus(c), err
 }
 
 func (k *dmKeeper) close(context.Context) error {

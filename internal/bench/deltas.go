@@ -47,7 +47,7 @@ func deltas(ctx context.Context, l *lab, r *record) error {
 		{"fixed 64 KiB", fixedCuts(64 << 10)},
 		{"fixed 128 KiB", fixedCuts(128 << 10)},
 		{"fixed 256 KiB", fixedCuts(256 << 10)},
-		{"content-defined", gearCuts},
+		{"content-defined", chunker.Gear},
 	}
 	var rows [][]string
 	for _, c := range cuts {
@@ -78,12 +78,11 @@ func deltas(ctx context.Context, l *lab, r *record) error {
 	r.table("All blocks that the second version has and the first has not, each against the block that stood there before. CPU time of one "+
 		"core, without hashing and writing; bytes without heads of records and without index. Encoding: all blocks; decoding: one block, its base being in memory.",
 		[]string{"cuts", "changed blocks", "plain", "way", "stored", "encoding", "decoding"}, rows)
-	perFile(r, pairs, ways)
-	return nil
+	return perFile(r, pairs, ways)
 }
 
 // perFile shows where the bytes come from: the files of which most is stored.
-func perFile(r *record, pairs []filePair, ways []way) {
+func perFile(r *record, pairs []filePair, ways []way) error {
 	var rows [][]string
 	for _, p := range pairs {
 		blocks := cutting{cut: fixedCuts(64 << 10)}.of(p)
@@ -92,7 +91,7 @@ func perFile(r *record, pairs []filePair, ways []way) {
 		for _, w := range ways {
 			got, err := w.measure(blocks)
 			if err != nil {
-				got.bytes = -1
+				return fmt.Errorf("%s of %s: %w", w.name, p.name, err)
 			}
 			biggest = max(biggest, got.bytes)
 			row = append(row, megabytes(float64(got.bytes)))
@@ -106,6 +105,7 @@ func perFile(r *record, pairs []filePair, ways []way) {
 		head = append(head, w.name)
 	}
 	r.table("The same by file, for blocks of 64 KiB and files with at least 0.1 MB.", head, rows)
+	return nil
 }
 
 func micros(d time.Duration, n int) string {
@@ -154,8 +154,6 @@ type cutting struct {
 }
 
 func fixedCuts(n int) func([]byte) int { return func(rest []byte) int { return min(n, len(rest)) } }
-
-func gearCuts(rest []byte) int { return chunker.Gear(rest) }
 
 // block is a changed block and what stood at its beginning before; nil for none.
 type block struct{ plain, base []byte }
@@ -330,33 +328,31 @@ func (z *zstdWays) decodeXOR(stored []byte, b block) ([]byte, error) {
 	return xored(out, b.base), err
 }
 
-const diffPage = 4096
-
 // pages is a bit for each page, set where it differs from the old one, and those pages.
 func (z *zstdWays) pages(dst []byte, b block) ([]byte, error) {
-	bits := make([]byte, (len(b.plain)/diffPage+8)/8)
+	bits := make([]byte, (len(b.plain)/page+8)/8)
 	var differ []byte
-	for at := 0; at < len(b.plain); at += diffPage {
-		end := min(at+diffPage, len(b.plain))
+	for at := 0; at < len(b.plain); at += page {
+		end := min(at+page, len(b.plain))
 		if end <= len(b.base) && bytes.Equal(b.plain[at:end], b.base[at:end]) {
 			continue
 		}
-		bits[at/diffPage/8] |= 1 << (at / diffPage % 8)
+		bits[at/page/8] |= 1 << (at / page % 8)
 		differ = append(differ, b.plain[at:end]...)
 	}
 	return z.plain.EncodeAll(differ, append(dst, bits...)), nil
 }
 
 func (z *zstdWays) decodePages(stored []byte, b block) ([]byte, error) {
-	n := (len(b.plain)/diffPage + 8) / 8
+	n := (len(b.plain)/page + 8) / 8
 	differ, err := z.dec.DecodeAll(stored[n:], make([]byte, 0, len(b.plain)))
 	if err != nil {
 		return nil, err
 	}
 	out := make([]byte, len(b.plain))
-	for at := 0; at < len(out); at += diffPage {
-		end := min(at+diffPage, len(out))
-		if stored[at/diffPage/8]&(1<<(at/diffPage%8)) == 0 {
+	for at := 0; at < len(out); at += page {
+		end := min(at+page, len(out))
+		if stored[at/page/8]&(1<<(at/page%8)) == 0 {
 			copy(out[at:end], b.base[at:end])
 			continue
 		}

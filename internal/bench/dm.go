@@ -106,37 +106,36 @@ func (s *server) close() error {
 }
 
 // dm runs a command. Its CPU time and peak memory are those of the client, the server and the server's children.
-func (s *server) dm(ctx context.Context, args ...string) (usage, string, error) {
+func (s *server) dm(ctx context.Context, args ...string) (u usage, out string, err error) {
 	if s.cmd == nil {
 		return usage{}, "", errors.New("the dm server is not running")
 	}
 	s.note("dm", args...)
+	cmd := exec.CommandContext(ctx, s.program, args...)
+	cmd.Env, cmd.Dir = s.environment(), s.root
+	u, err = s.with(func() (u usage, err error) {
+		u, out, err = measure(cmd)
+		return u, err
+	})
+	return u, strings.TrimRight(out, "\n"), err
+}
+
+// with adds to the cost of fn what the server and its children spend meanwhile.
+func (s *server) with(fn func() (usage, error)) (usage, error) {
 	pids := s.pids()
 	for _, pid := range pids {
 		// 5 sets the peak of the resident set to what is resident now.
 		if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil && pid == s.cmd.Process.Pid {
-			return usage{}, "", fmt.Errorf("begin to measure memory: %w", err)
+			return usage{}, fmt.Errorf("begin to measure memory: %w", err)
 		}
 	}
 	before := spent(pids)
-	cmd := exec.CommandContext(ctx, s.program, args...)
-	cmd.Env, cmd.Dir = s.environment(), s.root
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	begin := time.Now()
-	err := cmd.Run()
-	u := usage{wall: time.Since(begin)}
-	if err != nil {
-		return u, out.String(), fmt.Errorf("dm %s: %w: %s", strings.Join(args, " "), err, errs.String())
-	}
-	u.cpu = spent(pids) - before + cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	u, err := fn()
+	u.cpu += spent(pids) - before
 	for _, pid := range pids {
 		u.rss += peak(pid)
 	}
-	if r, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		u.rss += r.Maxrss << 10
-	}
-	return u, strings.TrimRight(out.String(), "\n"), nil
+	return u, err
 }
 
 // commit commits a dot.

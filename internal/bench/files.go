@@ -147,7 +147,7 @@ func look(ctx context.Context, s *server, r *record, n int) error {
 
 func filesTables(r *record, counts []int) {
 	var rows [][]string
-	var one, ten, import_, status [][2]float64
+	var first, one, ten, status [][2]float64
 	for _, n := range counts {
 		d := dotOf(n)
 		rows = append(rows, []string{
@@ -160,7 +160,7 @@ func filesTables(r *record, counts []int) {
 		one = append(one, [2]float64{x, 1000 * r.med(d+"/touch1/wall")})
 		ten = append(ten, [2]float64{x, 1000 * r.med(d+"/touch10/wall")})
 		status = append(status, [2]float64{x, 1000 * r.med(d+"/status/wall")})
-		import_ = append(import_, [2]float64{x, 1000 * r.med(d+"/first/wall")})
+		first = append(first, [2]float64{x, 1000 * r.med(d+"/first/wall")})
 	}
 	r.table(fmt.Sprintf("Dots of files of %d bytes, %d in a directory, all on one server. Wall times of the commands; medians of %d rounds that go round the dots. "+
 		"`dm list` lists all these dots each time.", fileBytes, filesPerDir, touchedRounds),
@@ -170,6 +170,6 @@ func filesTables(r *record, counts []int) {
 		}, rows)
 	r.draw("files.svg", chart{
 		title: "Commands in dots of many files", x: "files in the dot", y: "ms",
-		series: []series{{"first commit", import_}, {"commit, 10 touched", ten}, {"commit, 1 touched", one}, {"dm status", status}},
+		series: []series{{"first commit", first}, {"commit, 10 touched", ten}, {"commit, 1 touched", one}, {"dm status", status}},
 	})
 }

@@ -78,14 +78,7 @@ func (r *record) quantile(key string, q float64) float64 {
 	if q == 0.5 && len(s)%2 == 0 {
 		return (s[len(s)/2-1] + s[len(s)/2]) / 2
 	}
-	return s[min(int(math.Ceil(q*float64(len(s))))-1+b2i(q == 0), len(s)-1)]
-}
-
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
+	return s[max(int(math.Ceil(q*float64(len(s))))-1, 0)]
 }
 
 func known(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }

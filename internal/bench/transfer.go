@@ -64,13 +64,9 @@ func move(ctx context.Context, l *lab, r *record, m mover, delay time.Duration, 
 		return err
 	}
 	for range nothingRounds {
-		before := k.bytes.Load()
-		u, err := m.send(ctx)
-		if err != nil {
+		if err := send(ctx, r, m, k, key("nothing")); err != nil {
 			return err
 		}
-		r.usage(key("nothing"), u)
-		r.add(key("nothing")+"/bytes", float64(k.bytes.Load()-before))
 	}
 	if _, err := change(ctx, dir, first, second); err != nil {
 		return err
@@ -101,6 +97,11 @@ func sendOne(ctx context.Context, l *lab, r *record, m mover, k *link, dir, key 
 		}
 		r.usage(key+"/commit", u)
 	}
+	return send(ctx, r, m, k, key)
+}
+
+// send has a mover send what there is, and records the cost.
+func send(ctx context.Context, r *record, m mover, k *link, key string) error {
 	before := k.bytes.Load()
 	u, err := m.send(ctx)
 	if err != nil {
@@ -124,14 +125,7 @@ func manyCommits(ctx context.Context, l *lab, r *record, m *dmMover, k *link, ke
 			return err
 		}
 	}
-	before := k.bytes.Load()
-	u, err := m.send(ctx)
-	if err != nil {
-		return err
-	}
-	r.usage(key, u)
-	r.add(key+"/bytes", float64(k.bytes.Load()-before))
-	return nil
+	return send(ctx, r, m, k, key)
 }
 
 func transferTables(r *record) {
