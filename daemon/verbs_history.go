@@ -304,7 +304,12 @@ func (s *server) restore(ctx context.Context, req api.RestoreRequest) (r api.Res
 	if err != nil {
 		return r, err
 	}
-	if _, _, err := s.dots.Resolve(ctx, n, req.Revision); err != nil {
+	paths := make([]string, len(req.Paths))
+	for i, p := range req.Paths {
+		paths[i] = string(p)
+	}
+	// Nothing is stopped, and no path restored, for what cannot be done.
+	if err := s.dots.MayRestore(ctx, n, req.Revision, paths); err != nil {
 		return r, err
 	}
 	r.Restarted, err = s.swapped(ctx, swap{
@@ -314,8 +319,8 @@ func (s *server) restore(ctx context.Context, req api.RestoreRequest) (r api.Res
 			return func(u containerUse) bool { return uses(u) && usesPaths(u, req.Paths) }, err
 		},
 		change: func(ctx context.Context, _ bool) error {
-			for _, p := range req.Paths {
-				if err := s.dots.Restore(ctx, n, req.Revision, string(p)); err != nil {
+			for _, p := range paths {
+				if err := s.dots.Restore(ctx, n, req.Revision, p); err != nil {
 					return err
 				}
 			}

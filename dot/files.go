@@ -83,13 +83,9 @@ func writeSpan(ctx context.Context, src object.Source, s object.Span, w io.Write
 // Restore brings back one subdot or path as a commit has it and leaves the rest of the working copy. Directories above it
 // that are gone come back without what else was in them.
 func (d *Dots) Restore(ctx context.Context, n Name, rev, p string) error {
-	p, err := cleanPath(p)
+	p, err := restorePath(p)
 	if err != nil {
 		return err
-	}
-	if p == "" {
-		return errs.WithHint(errs.New(errs.Usage, "restore needs the name of a subdot or a path in one"),
-			"to bring back the whole dot use 'dm reset'")
 	}
 	u, err := d.change(ctx, n)
 	if err != nil {
@@ -105,6 +101,30 @@ func (d *Dots) Restore(ctx context.Context, n Name, rev, p string) error {
 		return err
 	}
 	return u.Copy.Graft(ctx, p, &e, s.links)
+}
+
+// MayRestore says whether a Restore would find each of the paths, for who has to prepare for it: of several paths all are
+// restored, or none.
+func (d *Dots) MayRestore(ctx context.Context, n Name, rev string, paths []string) error {
+	for _, p := range paths {
+		p, err := restorePath(p)
+		if err != nil {
+			return err
+		}
+		if _, _, err := d.committed(ctx, n, rev, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func restorePath(p string) (string, error) {
+	p, err := cleanPath(p)
+	if err == nil && p == "" {
+		err = errs.WithHint(errs.New(errs.Usage, "restore needs the name of a subdot or a path in one"),
+			"to bring back the whole dot use 'dm reset'")
+	}
+	return p, err
 }
 
 // restoreParents makes the missing ones of a path's directories, with the attributes they had.
