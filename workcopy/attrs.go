@@ -47,7 +47,11 @@ func (c *Copy) SetAttr(ctx context.Context, id NodeID, ch AttrChange) (Attr, err
 	c.change(n)
 	c.setAttr(n, ch)
 	c.journal.inode(n)
-	return n.attr(), c.end(nil, n)
+	a := n.attr()
+	if ch.Size != nil {
+		return a, c.end(nil, n)
+	}
+	return a, c.endAttributes(n)
 }
 
 func (c *Copy) setAttr(n *node, ch AttrChange) {
@@ -182,6 +186,9 @@ func (c *Copy) Fsync(_ context.Context, id NodeID, dataOnly bool) error {
 		return err
 	}
 	lsn, end, j := n.lsn, c.journal.lsn(), c.journal
+	if dataOnly && n.file != nil {
+		lsn = n.bytesLSN
+	}
 	c.mu.RUnlock()
 	if n.file == nil {
 		return j.sync(lsn, end)

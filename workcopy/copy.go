@@ -167,9 +167,28 @@ func (c *Copy) begin(frees bool) error {
 	return nil
 }
 
-// end writes the operation to the journal and gives mu back. It passes err on.
+// end writes the operation to the journal and gives mu back. It passes err on. What is essential for a node is durable once
+// the node is synced.
 func (c *Copy) end(err error, essential ...*node) error {
 	defer c.mu.Unlock()
+	lsn, err := c.record(err)
+	for _, n := range essential {
+		n.lsn, n.bytesLSN = lsn, lsn
+	}
+	return err
+}
+
+// endAttributes is end for a change of attributes that its bytes do not depend on: as on the host, fdatasync leaves them out.
+// The kernel hands over the time of writing before nearly each one.
+func (c *Copy) endAttributes(n *node) error {
+	defer c.mu.Unlock()
+	lsn, err := c.record(nil)
+	n.lsn = lsn
+	return err
+}
+
+// record writes the operation to the journal and returns the lsn behind it.
+func (c *Copy) record(err error) (int64, error) {
 	lsn, jerr := c.journal.commit()
 	if jerr != nil {
 		// Cannot happen while the reserve holds; if it does, memory is ahead of the journal and nothing more is taken.
@@ -179,11 +198,8 @@ func (c *Copy) end(err error, essential ...*node) error {
 			err = syscall.EIO
 		}
 	}
-	for _, n := range essential {
-		n.lsn = lsn
-	}
 	c.settleDead()
-	return err
+	return lsn, err
 }
 
 // change must be called, within begin and end, before anything of n is changed. It keeps the frozen version for a commit

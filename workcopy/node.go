@@ -41,6 +41,7 @@ type node struct {
 	logged   bool  // the journal knows it
 	stray    bool  // of an earlier generation, kept for those who have it open: the journal must not hear of it
 	lsn      int64 // the journal must be synced up to here before the node counts as synced
+	bytesLSN int64 // and up to here before its bytes do, without times and other attributes that say nothing of them
 
 	dir  *directory // of directories
 	file *content   // of regular files

@@ -190,6 +190,12 @@ func playUntilCut(t *testing.T, ctx context.Context, c *Copy, b *branch, rnd *ra
 		}
 		switch rnd.IntN(10) {
 		case 0, 1, 2:
+			if rnd.IntN(2) == 0 { // as the kernel does before it asks for a sync
+				now := c.now()
+				if _, err := c.SetAttr(ctx, f.id, AttrChange{Mtime: &now, Ctime: &now}); err != nil {
+					t.Fatal(err)
+				}
+			}
 			f.fsync(t, ctx, c, rnd.IntN(2) == 0)
 		case 3:
 			if _, err := b.commit(ctx, c, nil); err != nil {
@@ -202,6 +208,35 @@ func playUntilCut(t *testing.T, ctx context.Context, c *Copy, b *branch, rnd *ra
 		default:
 			f.write(t, ctx, c, rnd, byte(1+cut*60+i))
 		}
+	}
+}
+
+// TestDataSyncLeavesTimesOut: the kernel hands over the time of writing before nearly each fdatasync, which need not wait for it
+// to be durable, but for all that was noted of the bytes before.
+func TestDataSyncLeavesTimesOut(t *testing.T) {
+	r := newRig(t)
+	id := r.partly("f", strings.Repeat("committed bytes ", 20000))
+	touch := func() {
+		now := r.c.now()
+		_, err := r.c.SetAttr(r.ctx, id, AttrChange{Mtime: &now, Ctime: &now})
+		r.ok(err)
+	}
+	r.write(id, 5000, "new")
+	marked := r.c.journal.lsn()
+	touch()
+	r.ok(r.c.Fsync(r.ctx, id, true))
+	if got := r.c.journal.synced.Load(); got < marked {
+		t.Fatalf("the block is marked up to %d, the journal synced up to %d", marked, got)
+	}
+	synced := r.c.journal.synced.Load()
+	touch()
+	r.ok(r.c.Fsync(r.ctx, id, true))
+	if got := r.c.journal.synced.Load(); got != synced {
+		t.Fatalf("fdatasync synced the journal from %d to %d for a time", synced, got)
+	}
+	r.ok(r.c.Fsync(r.ctx, id, false))
+	if got, want := r.c.journal.synced.Load(), r.c.journal.lsn(); got != want {
+		t.Fatalf("fsync synced the journal up to %d of %d", got, want)
 	}
 }
 
