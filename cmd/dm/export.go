@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -24,10 +23,8 @@ func newExport(a *app) *cobra.Command {
 }
 
 func (c *exportCmd) run(cmd *cobra.Command, args []string) error {
-	if f, ok := c.out.(*os.File); ok {
-		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 && f.Name() != os.DevNull {
-			return usage(cmd, "a tar archive is not for a terminal: redirect it to a file or a pipe")
-		}
+	if terminalOf(c.out) >= 0 {
+		return usage(cmd, "a tar archive is not for a terminal: redirect it to a file or a pipe")
 	}
 	server, dot, err := c.target(cmd.Context())
 	if err != nil {

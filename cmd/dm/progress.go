@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"dm/api"
@@ -25,12 +24,7 @@ type progress struct {
 }
 
 func newProgress(w io.Writer) *progress {
-	p := &progress{w: w, next: time.Now().Add(progressAfter)}
-	if f, ok := w.(*os.File); ok {
-		info, err := f.Stat()
-		p.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
-	}
-	return p
+	return &progress{w: w, terminal: terminalOf(w) >= 0, next: time.Now().Add(progressAfter)}
 }
 
 func (p *progress) show(at api.Progress) {

@@ -5,12 +5,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"dm/internal/errs"
 )
+
+// terminalOf returns the descriptor of a stream that is a terminal, -1 of any other, /dev/null for one.
+func terminalOf(stream any) (fd int) {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return -1
+	}
+	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != nil {
+		return -1
+	}
+	return int(f.Fd())
+}
 
 // hideInput makes a terminal not show what is typed, and returns what undoes it; nil where fd is no terminal.
 func hideInput(fd int) (restore func(), err error) {

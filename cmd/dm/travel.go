@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -116,13 +115,7 @@ type bar struct {
 }
 
 func newBar(w io.Writer) *bar {
-	b := &bar{w: w, fd: -1, now: time.Now}
-	if f, ok := w.(*os.File); ok {
-		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-			b.fd = int(f.Fd())
-		}
-	}
-	return b
+	return &bar{w: w, fd: terminalOf(w), now: time.Now}
 }
 
 func (b *bar) show(at api.Progress) {
