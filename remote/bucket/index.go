@@ -101,7 +101,7 @@ func decodeIndex(b []byte) (*file, error) {
 		n[i] = uint64(binary.LittleEndian.Uint32(b[12+4*i:]))
 	}
 	packs, locs, bases, commits := n[0], n[1], n[2], n[3]
-	if indexHead+(packs+bases)*object.IDSize+locs*locLen+commits*8 > uint64(len(b)) {
+	if indexHead+(packs+bases)*object.IDSize+locs*locLen+commits*8 > uint64(len(b)) || commits > locs {
 		return bad("cut short")
 	}
 	b = b[indexHead:]
@@ -115,24 +115,26 @@ func decodeIndex(b []byte) (*file, error) {
 	f := &file{packs: ids(packs), locs: make([]loc, locs), parents: make(map[object.ID][]object.ID, commits)}
 	for i := range f.locs {
 		f.locs[i] = decodeLoc(b)
-		b = b[locLen:]
-		if !f.locs[i].valid(packs, bases) {
+		if !f.locs[i].valid(packs, bases) || b[locLen-1] != 0 {
 			return bad("bad entry")
 		}
+		b = b[locLen:]
 		if i > 0 && bytes.Compare(f.locs[i-1].id[:], f.locs[i].id[:]) >= 0 {
 			return bad("entries out of order")
 		}
 	}
 	f.bases = ids(bases)
+	next := uint64(0) // entry that may have parents
 	for range commits {
 		if len(b) < 8 {
 			return bad("cut short")
 		}
 		i, n := uint64(binary.LittleEndian.Uint32(b)), uint64(binary.LittleEndian.Uint32(b[4:]))
 		b = b[8:]
-		if i >= locs || n > maxParents || n*object.IDSize > uint64(len(b)) {
+		if i < next || i >= locs || n > maxParents || n*object.IDSize > uint64(len(b)) {
 			return bad("bad parents")
 		}
+		next = i + 1
 		f.parents[f.locs[i].id] = ids(n)
 	}
 	if len(b) != 0 {
