@@ -229,7 +229,7 @@ func (p *pulling) mayMove(ctx context.Context, n dot.Name, here, there object.ID
 
 // stash keeps what has diverged here as another branch.
 func (p *pulling) stash(ctx context.Context, n dot.Name, here object.ID) error {
-	name := n.Branch + "-diverged-" + here.Short()
+	name := remote.StashName(n.Branch, here)
 	if p.tips.Heads[name] != here {
 		if err := p.s.dots.AddBranch(ctx, n, name, here); err != nil {
 			return err

@@ -59,7 +59,8 @@ func PushRef(ctx context.Context, local Local, to Dot, p Push) (res Pushed, err 
 		return res, err
 	}
 	if diverged && p.Stash {
-		stash := p.Ref + "-diverged-" + cur.Short()
+		kind, name, _ := strings.Cut(p.Ref, "/")
+		stash := kind + "/" + StashName(name, cur)
 		if refs[stash] != cur {
 			if err := to.Move(ctx, stash, refs[stash], cur); err != nil {
 				return res, fmt.Errorf("keep what has diverged as %s: %w", stash, err)
@@ -75,6 +76,13 @@ func PushRef(ctx context.Context, local Local, to Dot, p Push) (res Pushed, err 
 	}
 	res.New = p.Tip
 	return res, nil
+}
+
+// StashName is the name of the branch or tag that keeps a commit of another one that has diverged, cut where it would be too
+// long.
+func StashName(name string, at object.ID) string {
+	suffix := "-diverged-" + at.Short()
+	return name[:min(len(name), maxName-len(suffix))] + suffix
 }
 
 // hasRecord says whether a commit's record is here. What the commit needs may have been given up, or be at a remote: to tell

@@ -2,6 +2,7 @@ package remote_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"dm/internal/errs"
@@ -50,7 +51,7 @@ func TestPushAndPullOfABranch(t *testing.T) {
 	w := remotetest.NewWorld(t, a, 1)
 	w.Write("db/one", 10)
 	first := w.Commit("first")
-	const ref = "heads/master"
+	ref := "heads/" + strings.Repeat("m", 60) // what is kept of it must have a name, too
 	push := func(local remote.Local, d remote.Dot, p remote.Push) (remote.Pushed, error) {
 		p.Ref = ref
 		return remote.PushRef(ctx, local, d, p)

@@ -37,8 +37,8 @@ import (
 
 // Remote is a place outside of this machine that keeps dots. It is safe for concurrent use.
 type Remote interface {
-	// Check asks whether the remote is there and takes this user's key, and whether it can be pushed to: NotAllowed,
-	// Unreachable, or what keeps it from being a remote.
+	// Check asks whether the remote is there and takes this user's key: NotAllowed, Unreachable, or what keeps it from being
+	// a remote. Whether it can be pushed to is found out by the first push.
 	Check(ctx context.Context) error
 	// Dots returns the dots that the user may see, in order of names.
 	Dots(ctx context.Context) ([]DotInfo, error)
@@ -146,6 +146,9 @@ const (
 )
 
 var nameRE = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,64}$`)
+
+// maxName is how long the names of branches and tags may be.
+const maxName = 64
 
 // CheckDot says whether name is NAMESPACE/DOT.
 func CheckDot(name string) error {
