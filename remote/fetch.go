@@ -15,16 +15,16 @@ import (
 // FetchOptions tune Fetch. The zero value is right for most.
 type FetchOptions struct {
 	Parallel   int            // requests for chunks at a time; 0: 4
-	BatchBytes int64          // what was received is made durable each time it has this size; 0: 16 MiB
+	BatchBytes int64          // what was received is made durable each time it has this size; 0: 4 MiB
 	Progress   func(Progress) // told now and then, never twice at a time; may be nil
 }
 
 const (
 	defaultRequests = 4
-	defaultBatch    = 16 << 20
+	defaultBatch    = 4 << 20
 
 	// chunkBatch and metaBatch are how many objects one request asks for, chunks as long as they have not more than
-	// batchBytes together.
+	// batchBytes together. What is asked for when a pull is killed, and what is not durable then, travels again.
 	chunkBatch = 512
 	metaBatch  = 2048
 	batchBytes = 8 << 20

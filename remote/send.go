@@ -14,13 +14,15 @@ import (
 
 // SendOptions tune Send. The zero value is right for most.
 type SendOptions struct {
-	PackBytes int            // a pack is sent when it has this size; 0: 8 MiB
+	PackBytes int            // a pack is sent when it has this size; 0: 4 MiB
 	Parallel  int            // packs of chunks on their way at a time; 0: 2
 	Progress  func(Progress) // told now and then, never twice at a time; may be nil
 }
 
 const (
-	defaultPack     = 8 << 20
+	// What is on its way when a push is killed is sent again: two packs that are together as large as one need be for the
+	// bandwidth.
+	defaultPack     = 4 << 20
 	defaultParallel = 2
 
 	// maxChain is the longest chain of deltas made at a remote.
