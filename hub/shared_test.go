@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -164,6 +165,45 @@ func testBaseOfAnotherDotStaysHidden(t *testing.T, engine string) {
 		{Kind: object.KindChunk, ID: secret}, {Kind: object.KindCommit, ID: first},
 	}}, func(r *pack.Record) error { return fmt.Errorf("%s %s is shown", r.Kind, r.ID.Short()) })
 	must(t, err)
+}
+
+// What a dot takes over as a delta of what is at the end of a chain there does not make the chain longer than it may be.
+func TestAdoptedChain(t *testing.T) {
+	ctx := context.Background()
+	h := serveHub(t, "bucket", Limits{}, "alice")
+	alice := h.as(t, "alice")
+	content := func(i int) []byte {
+		b := make([]byte, 4096)
+		rand.NewChaCha8([32]byte{1}).Read(b)
+		b[i] ^= 1
+		return b
+	}
+	sum := func(i int) object.ID { return object.Sum(object.KindChunk, content(i)) }
+	chain := newPack().whole(object.KindChunk, content(0))
+	for i := range remote.MaxChain {
+		chain.delta(object.KindChunk, content(i+1), sum(i), content(i))
+	}
+	const end, next = remote.MaxChain, remote.MaxChain + 1
+	must(t, dotOfUser(t, alice, "alice/own").Store(ctx, chain.seal()))
+	must(t, dotOfUser(t, alice, "alice/other").Store(ctx, newPack().whole(object.KindChunk, content(end)).
+		delta(object.KindChunk, content(next), sum(end), content(end)).seal()))
+	list := &object.List{Level: 1, Spans: []object.Span{{Size: 4096, ID: sum(next)}, {Size: 4096, ID: sum(0)}}}
+	must(t, dotOfUser(t, alice, "alice/own").Store(ctx, newPack().whole(object.KindList, list.Encode()).seal()))
+	s, err := h.see(ctx, "alice", "alice/own", readable)
+	must(t, err)
+	own, err := h.engine.(*sharedEngine).dot(s.own)
+	must(t, err)
+	for i := range next + 1 {
+		head, depth, ok := own.r.Head(sum(i))
+		want := 0
+		if head.Encoding.HasBase() {
+			_, want, _ = own.r.Head(head.Base)
+			want++
+		}
+		if !ok || depth != want || depth > remote.MaxChain {
+			t.Errorf("object %d: depth %d, %v; its base makes it %d", i, depth, ok, want)
+		}
+	}
 }
 
 // A hub takes no bucket that has something else, and no client takes a hub's bucket for a remote.

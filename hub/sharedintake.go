@@ -87,14 +87,12 @@ func (e *sharedEngine) spool(body io.Reader) (file *os.File, size int64, err err
 }
 
 const (
-	// maxChain is the longest chain of deltas, as for all who write to remotes.
-	maxChain = 8
 	// plainsSize is how many bytes of plain objects are kept as bases.
 	plainsSize = 4 << 20
 	// windowSize is how many bytes of bases are read from the bucket at a time.
 	windowSize = 4 << 20
 	// maxUnpacked bounds the work on one pack, in bytes: long chains whose ends come by turns would have their bases unpacked
-	// again each time. What dm sends has 256 MiB and chains of maxChain.
+	// again each time. What dm sends has 256 MiB and chains of remote.MaxChain.
 	maxUnpacked = 4 * hubproto.MaxPlain
 	// outSize is from how many bytes on a pack is stored and another one begun. What clients send is mostly below.
 	outSize = 12 << 20
@@ -266,7 +264,7 @@ func (in *sharedIntake) record(ctx context.Context, i int) error {
 			asItIs = false // the dot's other readers may not see the base
 		}
 	}
-	if asItIs && depth <= maxChain {
+	if asItIs && depth <= remote.MaxChain {
 		rec, err := pack.ParseRecord(in.data[in.records[i].Off:])
 		if err != nil {
 			return err

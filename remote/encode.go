@@ -75,7 +75,7 @@ func (s *sender) encodeDelta(ctx context.Context, n *node, plain []byte) bool {
 // unless that is still on its way.
 func (s *sender) baseDepth(base object.ID, n *node) (depth int, good bool) {
 	if d, ok := s.b.depth[base]; ok {
-		return d + 1, d+1 <= maxChain
+		return d + 1, d+1 <= MaxChain
 	}
 	s.mu.Lock()
 	_, flying := s.flying[base]
@@ -92,5 +92,5 @@ func (s *sender) baseDepth(base object.ID, n *node) (depth int, good bool) {
 		return 1, true
 	}
 	d, ok := c.Depth(base)
-	return d + 1, ok && d+1 <= maxChain
+	return d + 1, ok && d+1 <= MaxChain
 }

@@ -106,7 +106,7 @@ type Refs interface {
 }
 
 // chains is an optional power of Objects: it knows how many records it takes to read an object. Push makes no deltas that
-// would need more than maxChain.
+// would need more than MaxChain.
 type chains interface {
 	Depth(id object.ID) (depth int, ok bool)
 }

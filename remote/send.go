@@ -25,8 +25,8 @@ const (
 	defaultPack     = 4 << 20
 	defaultParallel = 2
 
-	// maxChain is the longest chain of deltas made at a remote.
-	maxChain = 8
+	// MaxChain is the longest chain of deltas made at a remote.
+	MaxChain = 8
 
 	// maxPlain bounds what a pack unpacks to, in bytes: who receives it has to.
 	maxPlain = 256 << 20

@@ -18,14 +18,14 @@ import (
 type Addition struct {
 	r      *Remote
 	f      file
-	has    map[object.ID]bool
+	has    map[object.ID]uint8 // depth of what was added
 	packAt map[object.ID]uint32
 }
 
 // Add begins an addition.
 func (r *Remote) Add() *Addition {
 	return &Addition{
-		r: r, f: file{parents: map[object.ID][]object.ID{}}, has: map[object.ID]bool{}, packAt: map[object.ID]uint32{},
+		r: r, f: file{parents: map[object.ID][]object.ID{}}, has: map[object.ID]uint8{}, packAt: map[object.ID]uint32{},
 	}
 }
 
@@ -51,7 +51,8 @@ func (a *Addition) Pack(ctx context.Context, p *remote.Pack) error {
 }
 
 // Share adds objects of another remote whose packs are in the same bucket, so that nothing is copied. It returns those
-// that cannot be shared: what is stored as a delta is only of use to who has the base.
+// that cannot be shared: what is stored as a delta is only of use to who has the base, and where that is at the end of a long
+// chain of its own, the chain would become too long.
 func (a *Addition) Share(from *Remote, ids []object.ID) (rest []object.ID) {
 	from.refresh.RLock()
 	defer from.refresh.RUnlock()
@@ -60,7 +61,13 @@ func (a *Addition) Share(from *Remote, ids []object.ID) (rest []object.ID) {
 		var later []object.ID
 		for _, id := range todo {
 			l, ok := from.index.find(id)
-			if !ok || l.base != 0 && !a.knows(from.index.bases[l.base-1]) {
+			if ok && l.base != 0 {
+				var depth int
+				depth, ok = a.depth(from.index.bases[l.base-1])
+				ok = ok && depth < remote.MaxChain
+				l.depth = uint8(depth + 1)
+			}
+			if !ok {
 				later = append(later, id)
 				continue
 			}
@@ -74,21 +81,22 @@ func (a *Addition) Share(from *Remote, ids []object.ID) (rest []object.ID) {
 	return nil
 }
 
-// knows says whether the remote knows an object, or will with this addition.
-func (a *Addition) knows(id object.ID) bool {
-	if a.has[id] {
-		return true
+// depth says whether the remote knows an object, or will with this addition, and how many records it takes above one without
+// a base.
+func (a *Addition) depth(id object.ID) (int, bool) {
+	if d, ok := a.has[id]; ok {
+		return int(d), true
 	}
-	_, ok := a.r.Kind(id)
-	return ok
+	_, d, ok := a.r.Head(id)
+	return d, ok
 }
 
 // enter takes over an entry of f.
 func (a *Addition) enter(l loc, f *file) {
-	if a.has[l.id] {
+	if _, ok := a.has[l.id]; ok {
 		return
 	}
-	a.has[l.id] = true
+	a.has[l.id] = l.depth
 	name := f.packs[l.pack]
 	at, ok := a.packAt[name]
 	if !ok {
