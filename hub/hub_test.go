@@ -10,18 +10,7 @@ import (
 	"dm/remote/dir"
 	"dm/remote/hubremote"
 	"dm/remote/remotetest"
-	"dm/store"
 )
-
-func openStore(t testing.TB) remote.Local {
-	t.Helper()
-	s, err := store.Open(context.Background(), t.TempDir(), store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return remote.FromStore(s)
-}
 
 // served is a hub with a server before it.
 type served struct {
@@ -107,8 +96,7 @@ func TestRemote(t *testing.T) {
 		remotetest.Run(t, func(t *testing.T) remotetest.Setup {
 			h := serveHub(t, engine, Limits{}, "alice")
 			return remotetest.Setup{
-				Local: openStore,
-				Open:  func(t testing.TB) remote.Remote { return h.as(t, "alice") },
+				Open: func(t testing.TB) remote.Remote { return h.as(t, "alice") },
 			}
 		})
 	})

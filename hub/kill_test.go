@@ -150,7 +150,7 @@ func TestHubIsKilled(t *testing.T) { eachEngine(t, testHubIsKilled) }
 func testHubIsKilled(t *testing.T, engine string) {
 	ctx := context.Background()
 	hub := newChild(t, engine)
-	local, other := openStore(t), openStore(t)
+	local, other := remotetest.OpenStore(t), remotetest.OpenStore(t)
 	w := remotetest.NewWorld(t, local, 1)
 	rng := rand.New(rand.NewPCG(7, 7))
 	const packBytes = 256 << 10
@@ -193,15 +193,15 @@ func testHubIsKilled(t *testing.T, engine string) {
 			t.Errorf("round %d: %d bytes were sent, without a break %d", round, sent, want)
 		}
 		tip = next
-		pull := remote.Pull{Ref: "heads/master", Fetch: remote.FetchOptions{BatchBytes: packBytes}}
+		pull := remotetest.Pull{Ref: "heads/master", Fetch: remote.FetchOptions{BatchBytes: packBytes}}
 		interrupted(func(ctx context.Context) error {
-			_, release, err := remote.PullRef(ctx, other, d, pull)
+			_, release, err := remotetest.PullRef(ctx, other, d, pull)
 			if err == nil {
 				release()
 			}
 			return err
 		})
-		_, release, err := remote.PullRef(ctx, other, d, pull)
+		_, release, err := remotetest.PullRef(ctx, other, d, pull)
 		must(t, err)
 		release()
 	}

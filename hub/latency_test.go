@@ -92,7 +92,7 @@ func TestLatency(t *testing.T) {
 	must(t, err)
 	t.Cleanup(func() { client.Close() })
 	must(t, client.Check(ctx)) // the connection is there
-	local, other := openStore(t), openStore(t)
+	local, other := remotetest.OpenStore(t), remotetest.OpenStore(t)
 	d := dotOfUser(t, client, "alice/app")
 	timed := func(what string, atMost int64, fn func() string) time.Duration {
 		t.Helper()
@@ -113,7 +113,7 @@ func TestLatency(t *testing.T) {
 		return fmt.Sprintf("%d objects, %.1f MB", res.Objects, float64(res.Bytes)/1e6)
 	}
 	pull := func(to remote.Local, tip object.ID, parallel int) string {
-		res, release, err := remote.PullRef(ctx, to, d, remote.Pull{Ref: "heads/master", Tip: tip, Fetch: remote.FetchOptions{Parallel: parallel}})
+		res, release, err := remotetest.PullRef(ctx, to, d, remotetest.Pull{Ref: "heads/master", Tip: tip, Fetch: remote.FetchOptions{Parallel: parallel}})
 		must(t, err)
 		release()
 		return fmt.Sprintf("%d objects, %.1f MB", res.Objects, float64(res.Stats.Bytes)/1e6)
@@ -125,7 +125,7 @@ func TestLatency(t *testing.T) {
 	first := w.Commit("first")
 	timed("first push, 128 MB of files", 30, func() string { return push(first, 0) })
 	timed("push, nothing to send", 1, func() string { return push(first, 0) })
-	slow := timed("first pull, one request at a time", 40, func() string { return pull(openStore(t), object.ID{}, 1) })
+	slow := timed("first pull, one request at a time", 40, func() string { return pull(remotetest.OpenStore(t), object.ID{}, 1) })
 	fast := timed("first pull", 40, func() string { return pull(other, object.ID{}, 0) })
 	w.Touch("db/f1", 7)
 	second := w.Commit("second")

@@ -21,6 +21,7 @@ import (
 	"dm/remote"
 	"dm/remote/hubproto"
 	"dm/remote/hubremote"
+	"dm/remote/remotetest"
 	"dm/store"
 	"dm/store/pack"
 )
@@ -185,7 +186,7 @@ func pushRole(ctx context.Context) error {
 // pullRole pulls it.
 func pullRole(ctx context.Context) error {
 	return withStore(ctx, func(s *store.Store, d remote.Dot) error {
-		_, release, err := remote.PullRef(ctx, remote.FromStore(s), d, remote.Pull{Ref: "heads/master"})
+		_, release, err := remotetest.PullRef(ctx, remote.FromStore(s), d, remotetest.Pull{Ref: "heads/master"})
 		if err == nil {
 			release()
 		}

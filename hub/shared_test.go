@@ -40,7 +40,6 @@ func TestTwoHubsOneBucket(t *testing.T) {
 			hubs := serveHubs(t, open(t), 2, Limits{}, "alice")
 			var turn atomic.Int64
 			return remotetest.Setup{
-				Local: openStore,
 				Open: func(t testing.TB) remote.Remote {
 					return hubs[turn.Add(1)%2].as(t, "alice")
 				},
@@ -126,7 +125,7 @@ func testBaseOfAnotherDotStaysHidden(t *testing.T, engine string) {
 	ctx := context.Background()
 	h := serveHub(t, engine, Limits{}, "alice", "bob")
 	alice, bob := h.as(t, "alice"), h.as(t, "bob")
-	local := openStore(t)
+	local := remotetest.OpenStore(t)
 	w := remotetest.NewWorld(t, local, 1)
 	w.Write("db/one", 20)
 	first := w.Commit("secret")
@@ -156,8 +155,8 @@ func testBaseOfAnotherDotStaysHidden(t *testing.T, engine string) {
 	push("alice/shown", "heads/master", next)
 	must(t, alice.Share(ctx, "alice/shown", hubproto.Share{User: "bob", Access: hubproto.Read}))
 	shown := dotOfUser(t, bob, "alice/shown")
-	other := openStore(t)
-	_, release, err := remote.PullRef(ctx, other, shown, remote.Pull{Ref: "heads/master"})
+	other := remotetest.OpenStore(t)
+	_, release, err := remotetest.PullRef(ctx, other, shown, remotetest.Pull{Ref: "heads/master"})
 	must(t, err)
 	release()
 	remotetest.Verify(t, other, next)

@@ -41,7 +41,7 @@ func dotOfUser(t testing.TB, r remote.Remote, name string) remote.Dot {
 // pushed is a dot of alice's with one commit.
 func pushed(t testing.TB, h *served, name string) (w *remotetest.World, local remote.Local) {
 	t.Helper()
-	local = openStore(t)
+	local = remotetest.OpenStore(t)
 	w = remotetest.NewWorld(t, local, 1)
 	w.Write("db/one", 20)
 	w.Commit("first")
@@ -83,7 +83,7 @@ func testSharing(t *testing.T, engine string) {
 		must(t, err)
 		refs, err := dotOfUser(t, r, name).Refs(ctx)
 		must(t, err)
-		_, release, ferr := remote.Fetch(ctx, openStore(t), dotOfUser(t, r, name), []object.ID{w.Tip}, nil, remote.FetchOptions{})
+		_, release, ferr := remote.Fetch(ctx, remotetest.OpenStore(t), dotOfUser(t, r, name), []object.ID{w.Tip}, nil, remote.FetchOptions{})
 		if ferr == nil {
 			release()
 		}
@@ -218,7 +218,7 @@ func TestServe(t *testing.T) {
 	dir := t.TempDir()
 	var tip object.ID
 	var key string
-	local := openStore(t)
+	local := remotetest.OpenStore(t)
 	for round := range 2 {
 		ctx, cancel := context.WithCancel(context.Background())
 		type ready struct {
@@ -275,8 +275,8 @@ func TestServe(t *testing.T) {
 			_, err = remote.PushRef(ctx, local, d, remote.Push{Ref: "heads/master", Tip: tip})
 			must(t, err)
 		}
-		other := openStore(t)
-		_, release, err := remote.PullRef(ctx, other, d, remote.Pull{Ref: "heads/master"})
+		other := remotetest.OpenStore(t)
+		_, release, err := remotetest.PullRef(ctx, other, d, remotetest.Pull{Ref: "heads/master"})
 		must(t, err)
 		release()
 		remotetest.Verify(t, other, tip)

@@ -36,7 +36,7 @@ func (l *liar) Load(ctx context.Context, req remote.Request, fn func(*pack.Recor
 func TestHostileRemote(t *testing.T) {
 	ctx := context.Background()
 	path := t.TempDir()
-	local := openStore(t)
+	local := remotetest.OpenStore(t)
 	w := remotetest.NewWorld(t, local, 1)
 	w.Write("db/one", 40)
 	w.Write("db/two", 1)
@@ -113,7 +113,7 @@ func TestHostileRemote(t *testing.T) {
 	}
 	for name, change := range cases {
 		t.Run(name, func(t *testing.T) {
-			other := openStore(t)
+			other := remotetest.OpenStore(t)
 			ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 			defer cancel()
 			_, _, err := remote.Fetch(ctx, other, &liar{d, change}, []object.ID{tip}, nil, remote.FetchOptions{})
@@ -146,7 +146,7 @@ func (i *inventor) Missing(_ context.Context, ids []object.ID) ([]object.ID, err
 
 // A remote that says of what it was not asked for that it is missing ends the push.
 func TestMissingThatNobodyAskedFor(t *testing.T) {
-	local := openStore(t)
+	local := remotetest.OpenStore(t)
 	w := remotetest.NewWorld(t, local, 1)
 	w.Write("db/one", 3)
 	tip := w.Commit("first")
@@ -166,7 +166,7 @@ func TestMissingThatNobodyAskedFor(t *testing.T) {
 // wrong together, nor naming the tree as a table of links before, of which nothing is said, get around that.
 func TestTotalsThatLie(t *testing.T) {
 	ctx := context.Background()
-	local := openStore(t)
+	local := remotetest.OpenStore(t)
 	w := remotetest.NewWorld(t, local, 1)
 	w.Write("db/one", 40)
 	tip := w.Commit("first")
@@ -201,7 +201,7 @@ func TestTotalsThatLie(t *testing.T) {
 		}
 		// Nor is it taken from a remote that has it.
 		from := &withCommit{Dot: d, id: liar, plain: c.Encode()}
-		if _, _, err := remote.Fetch(ctx, openStore(t), from, []object.ID{liar}, nil, remote.FetchOptions{}); errs.KindOf(err) != errs.Damaged {
+		if _, _, err := remote.Fetch(ctx, remotetest.OpenStore(t), from, []object.ID{liar}, nil, remote.FetchOptions{}); errs.KindOf(err) != errs.Damaged {
 			t.Errorf("%s: fetched: %v", name, err)
 		}
 	}
@@ -227,7 +227,7 @@ func (w *withCommit) Load(ctx context.Context, req remote.Request, fn func(*pack
 // The memory of a push and a pull does not grow with what is moved.
 func TestMemoryIsBounded(t *testing.T) {
 	ctx := context.Background()
-	local, other := openStore(t), openStore(t)
+	local, other := remotetest.OpenStore(t), remotetest.OpenStore(t)
 	w := remotetest.NewWorld(t, local, 1)
 	for i := range 6 {
 		w.Write("db/"+string(rune('a'+i)), 1000) // 64 MB each

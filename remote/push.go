@@ -133,49 +133,6 @@ func errDiverged(branch string, here, there object.ID, hint string) error {
 		here.Short(), there.Short()), "%s", hint)
 }
 
-// Pull is a branch or tag to be pulled.
-type Pull struct {
-	Ref   string      // at the remote
-	Tip   object.ID   // of the local branch; zero: there is none
-	Haves []object.ID // other local commits of this dot, all tips of it
-	Fetch FetchOptions
-}
-
-// Pulled says what a pull found and fetched.
-type Pulled struct {
-	Stats
-	Tip object.ID // the remote's
-	// Relation is how the local tip stands to it: Same and Ahead mean that there is nothing to do, Behind that the branch can
-	// be moved forward, Diverged that it cannot. All is fetched in each case.
-	Relation Relation
-}
-
-// PullRef fetches what a ref of the remote points to. It moves nothing: that is the caller's part, before release is called.
-func PullRef(ctx context.Context, local Local, from Dot, p Pull) (res Pulled, release func(), err error) {
-	refs, err := from.Refs(ctx)
-	if err != nil {
-		return res, nil, err
-	}
-	tip, ok := refs[p.Ref]
-	if !ok {
-		return res, nil, errs.WithHint(errs.New(errs.NotFound, "the remote has no %s", strings.Replace(p.Ref, "heads/", "branch ", 1)),
-			"dm dot show lists what is there")
-	}
-	res.Tip = tip
-	haves := p.Haves
-	if !p.Tip.IsZero() {
-		haves = append([]object.ID{p.Tip}, haves...)
-	}
-	if res.Stats, release, err = Fetch(ctx, local, from, []object.ID{tip}, haves, p.Fetch); err != nil {
-		return res, nil, err
-	}
-	if res.Relation, err = Relate(ctx, local, p.Tip, tip); err != nil {
-		release()
-		return res, nil, err
-	}
-	return res, release, nil
-}
-
 // ErrDiverged is the error of a pull that cannot move a branch forward.
 func ErrDiverged(branch string, here, there object.ID) error {
 	return errDiverged(branch, here, there, "keep yours under another name with 'dm checkout -b NAME', or use --stash-on-divergence")

@@ -11,18 +11,7 @@ import (
 	"dm/remote/bucket"
 	"dm/remote/dir"
 	"dm/remote/remotetest"
-	"dm/store"
 )
-
-func openStore(t testing.TB) remote.Local {
-	t.Helper()
-	s, err := store.Open(context.Background(), t.TempDir(), store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return remote.FromStore(s)
-}
 
 func openDir(t testing.TB, path string) remote.Dot {
 	t.Helper()
@@ -46,7 +35,7 @@ func openDir(t testing.TB, path string) remote.Dot {
 func TestPushAndPullOfABranch(t *testing.T) {
 	ctx := context.Background()
 	path := t.TempDir()
-	a, b := openStore(t), openStore(t)
+	a, b := remotetest.OpenStore(t), remotetest.OpenStore(t)
 	da, db := openDir(t, path), openDir(t, path)
 	w := remotetest.NewWorld(t, a, 1)
 	w.Write("db/one", 10)
@@ -62,7 +51,7 @@ func TestPushAndPullOfABranch(t *testing.T) {
 	if res, err := push(a, da, remote.Push{Tip: first}); err != nil || res.Old != res.New || res.Bytes != 0 {
 		t.Fatalf("up to date: %+v, %v", res, err)
 	}
-	pulled, release, err := remote.PullRef(ctx, b, db, remote.Pull{Ref: ref})
+	pulled, release, err := remotetest.PullRef(ctx, b, db, remotetest.Pull{Ref: ref})
 	if err != nil || pulled.Tip != first || pulled.Relation != remote.Behind {
 		t.Fatalf("%+v, %v", pulled, err)
 	}
@@ -80,7 +69,7 @@ func TestPushAndPullOfABranch(t *testing.T) {
 	if _, err := push(b, db, remote.Push{Tip: other}); errs.KindOf(err) != errs.Conflict || errs.HintOf(err) == "" {
 		t.Fatalf("diverged, not fetched: %v", err)
 	}
-	pulled, release, err = remote.PullRef(ctx, b, db, remote.Pull{Ref: ref, Tip: other})
+	pulled, release, err = remotetest.PullRef(ctx, b, db, remotetest.Pull{Ref: ref, Tip: other})
 	if err != nil || pulled.Relation != remote.Diverged || pulled.Objects > 10 {
 		t.Fatalf("%+v, %v", pulled, err)
 	}
@@ -102,7 +91,7 @@ func TestPushAndPullOfABranch(t *testing.T) {
 	if _, err := push(a, da, remote.Push{Tip: second, Force: true, LastSeen: other}); err != nil {
 		t.Fatalf("force over what was seen: %v", err)
 	}
-	if _, _, err := remote.PullRef(ctx, b, db, remote.Pull{Ref: "heads/none"}); errs.KindOf(err) != errs.NotFound {
+	if _, _, err := remotetest.PullRef(ctx, b, db, remotetest.Pull{Ref: "heads/none"}); errs.KindOf(err) != errs.NotFound {
 		t.Fatalf("a branch that is not there: %v", err)
 	}
 	if rel, err := remote.Relate(ctx, a, second, first); err != nil || rel != remote.Ahead {

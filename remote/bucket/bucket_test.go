@@ -13,18 +13,7 @@ import (
 	"dm/remote"
 	"dm/remote/dir"
 	"dm/remote/remotetest"
-	"dm/store"
 )
-
-func openStore(t testing.TB) remote.Local {
-	t.Helper()
-	s, err := store.Open(context.Background(), t.TempDir(), store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return remote.FromStore(s)
-}
 
 func openAt(t testing.TB, path, cache string) *Remote {
 	t.Helper()
@@ -64,7 +53,7 @@ func indexFiles(t testing.TB, path string) int {
 func TestTidy(t *testing.T) {
 	ctx := context.Background()
 	path := t.TempDir()
-	local := openStore(t)
+	local := remotetest.OpenStore(t)
 	w := remotetest.NewWorld(t, local, 1)
 	w.Write("db/one", 5)
 	r := openAt(t, path, t.TempDir())
@@ -98,8 +87,8 @@ func TestTidy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		other := openStore(t)
-		_, release, err := remote.PullRef(ctx, other, d, remote.Pull{Ref: "heads/master"})
+		other := remotetest.OpenStore(t)
+		_, release, err := remotetest.PullRef(ctx, other, d, remotetest.Pull{Ref: "heads/master"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,7 +101,7 @@ func TestTidy(t *testing.T) {
 func TestDamage(t *testing.T) {
 	ctx := context.Background()
 	path := t.TempDir()
-	local := openStore(t)
+	local := remotetest.OpenStore(t)
 	w := remotetest.NewWorld(t, local, 1)
 	w.Write("db/one", 5)
 	push(t, openAt(t, path, ""), local, w.Commit("first"))
@@ -141,7 +130,7 @@ func TestDamage(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, _, err = remote.PullRef(ctx, openStore(t), d, remote.Pull{Ref: "heads/master"})
+			_, _, err = remotetest.PullRef(ctx, remotetest.OpenStore(t), d, remotetest.Pull{Ref: "heads/master"})
 			if errs.KindOf(err) != errs.Damaged {
 				t.Errorf("%s %s: %v", filepath.Base(f), what, err)
 			}

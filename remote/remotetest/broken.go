@@ -29,7 +29,7 @@ func (f *flaky) Load(ctx context.Context, req remote.Request, fn func(*pack.Reco
 // interruptedFetch breaks a pull again and again. Each one goes on where the last one stopped.
 func interruptedFetch(t *testing.T, s Setup) {
 	ctx := context.Background()
-	local, other := s.Local(t), s.Local(t)
+	local, other := OpenStore(t), OpenStore(t)
 	w := NewWorld(t, local, 8)
 	w.Write("db/one", 100)
 	tip := w.Commit("first")

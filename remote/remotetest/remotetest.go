@@ -22,8 +22,6 @@ import (
 type Setup struct {
 	// Open opens the remote, each time as another machine of the same user would.
 	Open func(t testing.TB) remote.Remote
-	// Local makes a new empty local store.
-	Local func(t testing.TB) remote.Local
 	// Rounds is how often two writers race, unless DM_ROUNDS says; 0: 40.
 	Rounds int
 }
@@ -94,7 +92,7 @@ func emptyHasNothing(t *testing.T, s Setup) {
 	if len(missing) != 3 || missing[0] != ids[0] || missing[1] != ids[1] {
 		t.Errorf("missing: %v", missing)
 	}
-	_, _, err = remote.Fetch(ctx, s.Local(t), d, []object.ID{{7}}, nil, remote.FetchOptions{})
+	_, _, err = remote.Fetch(ctx, OpenStore(t), d, []object.ID{{7}}, nil, remote.FetchOptions{})
 	if err == nil {
 		t.Error("a commit that is not there was fetched")
 	}
@@ -108,7 +106,7 @@ func emptyHasNothing(t *testing.T, s Setup) {
 
 func roundTrip(t *testing.T, s Setup) {
 	ctx := context.Background()
-	local := s.Local(t)
+	local := OpenStore(t)
 	w := NewWorld(t, local, 1)
 	w.Write("db/one", 200)
 	w.Write("db/two", 3)
@@ -125,7 +123,7 @@ func roundTrip(t *testing.T, s Setup) {
 	if len(missing) != 0 {
 		t.Error("what was sent is missing")
 	}
-	other := s.Local(t)
+	other := OpenStore(t)
 	_, d2 := open(t, s)
 	fetch(t, other, d2, tip)
 	if a, b := Verify(t, local, tip), Verify(t, other, tip); a != b {
@@ -142,7 +140,7 @@ func roundTrip(t *testing.T, s Setup) {
 // A second push, and a second fetch, cost about what was changed.
 func onlyTheMissing(t *testing.T, s Setup) {
 	ctx := context.Background()
-	local, other := s.Local(t), s.Local(t)
+	local, other := OpenStore(t), OpenStore(t)
 	w := NewWorld(t, local, 2)
 	w.Write("db/one", 300)
 	first := w.Commit("first")
@@ -176,14 +174,14 @@ func onlyTheMissing(t *testing.T, s Setup) {
 		t.Errorf("all is in another dot of the user, and %+v travels", st)
 	}
 	must(t, d3.Move(ctx, "heads/x", object.ID{}, second))
-	third := s.Local(t)
+	third := OpenStore(t)
 	fetch(t, third, d3, second)
 	Verify(t, third, second)
 }
 
 func manyCommits(t *testing.T, s Setup) {
 	ctx := context.Background()
-	local, other := s.Local(t), s.Local(t)
+	local, other := OpenStore(t), OpenStore(t)
 	w := NewWorld(t, local, 3)
 	w.Write("db/one", 20)
 	for i := range 300 {
@@ -207,7 +205,7 @@ func manyCommits(t *testing.T, s Setup) {
 
 func refs(t *testing.T, s Setup) {
 	ctx := context.Background()
-	local := s.Local(t)
+	local := OpenStore(t)
 	w := NewWorld(t, local, 4)
 	w.Write("db/one", 2)
 	a := w.Commit("a")
@@ -244,7 +242,7 @@ func refs(t *testing.T, s Setup) {
 
 func dots(t *testing.T, s Setup) {
 	ctx := context.Background()
-	local := s.Local(t)
+	local := OpenStore(t)
 	w := NewWorld(t, local, 5)
 	w.Write("db/one", 2)
 	a := w.Commit("a")
@@ -271,7 +269,7 @@ func dots(t *testing.T, s Setup) {
 	must(t, err)
 	send(t, local, d, a)
 	must(t, d.Move(ctx, "heads/master", object.ID{}, a))
-	other := s.Local(t)
+	other := OpenStore(t)
 	fetch(t, other, d, a)
 	Verify(t, other, a)
 }
@@ -336,7 +334,7 @@ type machine struct {
 }
 
 func newMachine(t *testing.T, s Setup, seed uint64) *machine {
-	local := s.Local(t)
+	local := OpenStore(t)
 	_, d := open(t, s)
 	w := NewWorld(t, local, seed)
 	w.Write("db/one", 1)
@@ -346,7 +344,7 @@ func newMachine(t *testing.T, s Setup, seed uint64) *machine {
 // pull fetches a ref, which must be at want.
 func (m *machine) pull(ref string, want object.ID) {
 	m.t.Helper()
-	res, release, err := remote.PullRef(context.Background(), m.local, m.dot, remote.Pull{Ref: ref})
+	res, release, err := PullRef(context.Background(), m.local, m.dot, Pull{Ref: ref})
 	must(m.t, err)
 	release()
 	if res.Tip != want {
@@ -383,7 +381,7 @@ func (c *cutting) Store(ctx context.Context, p *remote.Pack) error {
 // interruptedSend breaks a push after each number of packs. Nothing is to be seen of it, and the next one sends the rest.
 func interruptedSend(t *testing.T, s Setup) {
 	ctx := context.Background()
-	local := s.Local(t)
+	local := OpenStore(t)
 	w := NewWorld(t, local, 7)
 	w.Write("db/one", 120)
 	tip := w.Commit("first")
@@ -417,7 +415,7 @@ func interruptedSend(t *testing.T, s Setup) {
 	if sent > whole.Bytes+2*packBytes {
 		t.Errorf("%d bytes were sent in all, without a break %d", sent, whole.Bytes)
 	}
-	other := s.Local(t)
+	other := OpenStore(t)
 	fetch(t, other, d, tip)
 	Verify(t, other, tip)
 }
@@ -435,7 +433,7 @@ func manyMachines(t *testing.T, s Setup) {
 	tips := make([]object.ID, machines)
 	var wg sync.WaitGroup
 	for m := range machines {
-		local := s.Local(t)
+		local := OpenStore(t)
 		_, d := open(t, s)
 		wg.Go(func() {
 			w := NewWorld(t, local, uint64(100+m))
@@ -465,7 +463,7 @@ func manyMachines(t *testing.T, s Setup) {
 	_, d := open(t, s)
 	refs, err := d.Refs(ctx)
 	must(t, err)
-	other := s.Local(t)
+	other := OpenStore(t)
 	for m, tip := range tips {
 		if got := refs[fmt.Sprintf("heads/m%d", m)]; got != tip {
 			t.Fatalf("machine %d pushed %s, its branch is at %s", m, tip.Short(), got.Short())

@@ -1,7 +1,6 @@
 package s3_test
 
 import (
-	"context"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -11,7 +10,6 @@ import (
 	"dm/remote/remotetest"
 	"dm/remote/remotetest/s3server"
 	"dm/remote/s3"
-	"dm/store"
 )
 
 // Real servers, see package s3server for which and why.
@@ -24,8 +22,7 @@ func TestServers(t *testing.T) {
 			remotetest.Run(t, func(t *testing.T) remotetest.Setup {
 				config := configOf(t, addr, fmt.Sprintf("run%d", n.Add(1)))
 				return remotetest.Setup{
-					Local: openStore,
-					Open:  func(t testing.TB) remote.Remote { return openRemote(t, config) },
+					Open: func(t testing.TB) remote.Remote { return openRemote(t, config) },
 				}
 			})
 		})
@@ -54,14 +51,4 @@ func openRemote(t testing.TB, config s3.Config) remote.Remote {
 	}
 	t.Cleanup(func() { r.Close() })
 	return r
-}
-
-func openStore(t testing.TB) remote.Local {
-	t.Helper()
-	s, err := store.Open(context.Background(), t.TempDir(), store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return remote.FromStore(s)
 }
