@@ -16,9 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"dm/internal/errs"
+	"dm/internal/powercut"
 	"dm/object"
 )
 
@@ -327,85 +326,10 @@ func TestErrorsLeaveNothing(t *testing.T) {
 	}
 }
 
-// disk is an ext4 filesystem in a file whose power can be cut: what was not synced is gone then.
-type disk struct {
-	t          testing.TB
-	image, dir string
-	loop       string
-}
-
-func newDisk(t testing.TB, size int64) *disk {
-	base := t.TempDir()
-	d := &disk{t: t, image: filepath.Join(base, "image"), dir: filepath.Join(base, "mnt")}
-	if err := os.Mkdir(d.dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Create(d.image)
-	if err == nil {
-		err = errors.Join(f.Truncate(size), f.Close())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.run("mkfs.ext4", "-q", "-F", d.image)
-	out := d.run("losetup", "--find", "--show", d.image)
-	d.loop = strings.TrimSpace(out)
-	t.Cleanup(func() {
-		unix.Unmount(d.dir, unix.MNT_DETACH)
-		exec.Command("losetup", "-d", d.loop).Run()
-	})
-	d.mount()
-	return d
-}
-
-func (d *disk) run(name string, args ...string) string {
-	d.t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		d.t.Fatalf("%s: %v: %s", name, err, out)
-	}
-	return string(out)
-}
-
-func (d *disk) mount() {
-	if err := unix.Mount(d.loop, d.dir, "ext4", 0, ""); err != nil {
-		d.t.Fatalf("mount %s: %v", d.loop, err)
-	}
-}
-
-// cut takes the power away: nothing more gets to the disk, what is in caches and in the filesystem's journal is lost.
-func (d *disk) cut() {
-	const ext4IocShutdown, noLogFlush = 0x8004587d, 2
-	f, err := os.Open(d.dir)
-	if err != nil {
-		d.t.Error(err)
-		return
-	}
-	defer f.Close()
-	if err := unix.IoctlSetPointerInt(int(f.Fd()), ext4IocShutdown, noLogFlush); err != nil {
-		d.t.Errorf("cut the power: %v", err)
-	}
-}
-
-// restart mounts the disk again after the power was cut and everything on it was closed.
-func (d *disk) restart() {
-	for try := 0; ; try++ {
-		err := unix.Unmount(d.dir, 0)
-		if err == nil {
-			break
-		}
-		if try == 100 {
-			d.t.Fatalf("unmount: %v", err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	d.mount()
-}
-
 // Power lost at any moment costs nothing that was acknowledged.
 func TestPowerLoss(t *testing.T) {
-	d := newDisk(t, 192<<20)
-	dir := filepath.Join(d.dir, "store")
+	d := powercut.NewDisk(t, 192<<20)
+	dir := filepath.Join(d.Dir, "store")
 	var last object.ID
 	for range 60 {
 		s, err := Open(t.Context(), dir, Options{PackBytes: 300 << 10})
@@ -427,12 +351,12 @@ func TestPowerLoss(t *testing.T) {
 			}
 		}()
 		time.Sleep(time.Duration(5+rand.IntN(60)) * time.Millisecond)
-		d.cut()
+		d.Cut()
 		<-done
 		cancel()
 		<-collected
 		s.Close()
-		d.restart()
+		d.Restart()
 		r := tried{done: last}
 		for line := range strings.Lines(lines.String()) {
 			r.line(t, line)
@@ -449,8 +373,8 @@ type lineLog struct{ strings.Builder }
 
 // A disk that is full refuses the batch and nothing else; with space again the next one works.
 func TestFullDisk(t *testing.T) {
-	d := newDisk(t, 24<<20)
-	dir := filepath.Join(d.dir, "store")
+	d := powercut.NewDisk(t, 24<<20)
+	dir := filepath.Join(d.Dir, "store")
 	s := testStore(t, dir, Options{})
 	t.Cleanup(func() { s.Close() })
 	b := begin(t, s)

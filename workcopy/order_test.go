@@ -7,16 +7,17 @@ import (
 	"syscall"
 	"testing"
 
+	"dm/internal/powercut"
 	"dm/object"
 )
 
 // The must rules of docs/format/workcopy.md, each with the crash that would show it broken.
 
 // rigOnDisk is a working copy on a disk whose power can be cut.
-func rigOnDisk(t *testing.T) (*rig, *disk) {
+func rigOnDisk(t *testing.T) (*rig, *powercut.Disk) {
 	t.Helper()
-	d := newDisk(t)
-	r := newRigIn(t, filepath.Join(d.dir, "copy"))
+	d := powercut.NewDisk(t, 256<<20)
+	r := newRigIn(t, filepath.Join(d.Dir, "copy"))
 	t.Cleanup(func() { // before the disk goes
 		if r.c != nil {
 			kill(r.c)
@@ -27,11 +28,12 @@ func rigOnDisk(t *testing.T) (*rig, *disk) {
 }
 
 // crash cuts the power and starts again.
-func (r *rig) crash(d *disk) {
+func (r *rig) crash(d *powercut.Disk) {
 	r.t.Helper()
 	kill(r.c)
 	r.c = nil
-	d.powerCut()
+	d.Cut()
+	d.Restart()
 	r.open()
 }
 
@@ -73,7 +75,7 @@ func TestBytesBeforeName(t *testing.T) {
 	if f.partial {
 		t.Fatal("not promoted")
 	}
-	d.commitNames()
+	d.CommitNames()
 	r.crash(d)
 	r.wantFile("f", want)
 	r.committedAsLive()
@@ -90,7 +92,7 @@ func TestRecordBeforeRemove(t *testing.T) {
 	r.ok(r.c.Unlink(r.ctx, RootID, "f"))
 	r.c.Forget(id, 1)
 	r.ok(r.c.reap())
-	d.commitNames()
+	d.CommitNames()
 	r.crash(d)
 	if _, _, err := r.c.Lookup(r.ctx, RootID, "f"); err == nil {
 		r.wantFile("f", want)
@@ -180,14 +182,14 @@ func TestResetBeforeBranch(t *testing.T) {
 	r.ok(err)
 	if err := r.c.Reset(r.ctx, first, commit, func() error {
 		r.b.id = first
-		d.powerOff()
+		d.Cut()
 		return nil
 	}); err == nil {
 		t.Fatal("a reset without power went well")
 	}
 	kill(r.c)
 	r.c = nil
-	d.powerOn()
+	d.Restart()
 	r.open()
 	if r.c.Head() != first {
 		t.Errorf("based on %s, the branch is at %s", r.c.Head().Short(), first.Short())

@@ -112,7 +112,7 @@ func TestRecordBeforeDestruction(t *testing.T) {
 				r.fsync(id, false)
 				deed.do(r, id)
 				if done {
-					d.commitNames()
+					d.CommitNames()
 				}
 				r.crash(d)
 				if got := r.cat("f"); got != synced && got != deed.want {

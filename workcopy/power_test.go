@@ -4,99 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"unsafe"
 
-	"golang.org/x/sys/unix"
-
+	"dm/internal/powercut"
 	"dm/object"
 )
-
-// disk is an ext4 filesystem in a file that can lose its power.
-type disk struct {
-	t          *testing.T
-	image, dir string
-}
-
-func newDisk(t *testing.T) *disk {
-	t.Helper()
-	d := &disk{t, filepath.Join(t.TempDir(), "image"), t.TempDir()}
-	f, err := os.Create(d.image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Truncate(256 << 20); err != nil {
-		t.Fatal(err)
-	}
-	f.Close()
-	run(t, "mkfs.ext4", "-q", "-F", d.image)
-	d.mount()
-	t.Cleanup(func() { unix.Unmount(d.dir, unix.MNT_DETACH) })
-	return d
-}
-
-func run(t *testing.T, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
-
-func (d *disk) mount() { run(d.t, "mount", "-o", "loop", d.image, d.dir) }
-
-// powerCut loses everything that was not synced, and brings the filesystem back.
-func (d *disk) powerCut() {
-	d.t.Helper()
-	d.powerOff()
-	d.powerOn()
-}
-
-// powerOff makes every later access fail; what was not synced is lost.
-func (d *disk) powerOff() {
-	d.t.Helper()
-	const ext4Shutdown, noLogFlush = 0x8004587d, 2
-	f, err := os.Open(d.dir)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer f.Close()
-	how := uint32(noLogFlush)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), ext4Shutdown, uintptr(unsafe.Pointer(&how))); errno != 0 {
-		d.t.Fatal(errno)
-	}
-}
-
-// powerOn brings the filesystem back. Nobody may have a file of it open.
-func (d *disk) powerOn() {
-	d.t.Helper()
-	run(d.t, "umount", d.dir)
-	// Another mount namespace that was made meanwhile, a container's, may still hold the filesystem that was shut down, and
-	// mounting the same image would show just that.
-	next := d.image + "+"
-	run(d.t, "cp", "--sparse=always", d.image, next)
-	if err := os.Remove(d.image); err != nil {
-		d.t.Fatal(err)
-	}
-	d.image = next
-	d.mount()
-}
-
-// commitNames makes durable what the filesystem has been told of names and sizes, but not the bytes of files.
-func (d *disk) commitNames() {
-	d.t.Helper()
-	f, err := os.Create(filepath.Join(d.dir, "unrelated"))
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	defer f.Close()
-	if err := f.Sync(); err != nil {
-		d.t.Fatal(err)
-	}
-}
 
 // TestFsyncSurvivesPowerCut: the bytes, size and name of a file as of its last fsync are there after a power cut; what was
 // written later is there or not, byte range by byte range, and never something else. What differs from the commit is dirty.
@@ -118,9 +32,9 @@ type synced struct {
 
 func powerRound(t *testing.T, seed uint64) {
 	ctx := context.Background()
-	d := newDisk(t)
+	d := powercut.NewDisk(t, 256<<20)
 	store := newMemory()
-	dir := filepath.Join(d.dir, "copy")
+	dir := filepath.Join(d.Dir, "copy")
 	cfg := Config{Source: store}
 	c, err := Create(ctx, dir, cfg, object.ID{}, nil)
 	if err != nil {
@@ -132,7 +46,8 @@ func powerRound(t *testing.T, seed uint64) {
 	for cut := range 3 {
 		playUntilCut(t, ctx, c, b, rnd, files, cut)
 		kill(c)
-		d.powerCut()
+		d.Cut()
+		d.Restart()
 		if c, err = Open(ctx, dir, cfg, b.id); err != nil {
 			t.Fatalf("open after power cut %d: %v", cut, err)
 		}

@@ -26,6 +26,7 @@ func mayImport() map[string][]string {
 		"chunker":           {},
 		"dockervol":         {"internal/errs", "internal/unixsock"},
 		"internal/policy":   {},
+		"internal/powercut": {},
 		"internal/durable":  {"internal/errs"},
 		"internal/unixsock": {},
 		"object":            {"internal/errs"},
