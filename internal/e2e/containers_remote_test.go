@@ -4,7 +4,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 )
 
 // A volume that is a clone: its dot comes from a hub when Docker first creates it; pulls then move containers to what others
@@ -77,8 +76,8 @@ func TestContainerClonesAndPulls(t *testing.T) {
 	// What a container writes as it ends is not in the way.
 	h.dm("reset", "--hard", "HEAD")
 	h.docker("rm", "-f", "c1")
-	h.docker(append(h.runArgs("app.db"), "-d", "--name", "last", smallImage, "sh", "-c", "trap 'echo bye > /v/last; exit 0' TERM; while :; do sleep 1000 & wait; done")...)
-	time.Sleep(200 * time.Millisecond)
+	h.docker(append(h.runArgs("app.db"), "-d", "--name", "last", smallImage, "sh", "-c", "trap 'echo bye > /v/last; exit 0' TERM; touch /tmp/ready; while :; do sleep 1000 & wait; done")...)
+	h.in("last", "while ! test -e /tmp/ready; do sleep 0.05; done")
 	h.dm("pull", "hub", "--restart")
 	h.equal("after the last pull", strings.Join(strings.Fields(h.in("last", "ls /v; cat /v/f")), " "), "f three")
 	h.equal("what is dirty", h.dm("diff"), "")

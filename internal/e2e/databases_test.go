@@ -36,20 +36,7 @@ func databases(t *testing.T, cache string) {
 		names = append(names, db.Name())
 	}
 	v := newVolume(newServer(t, cache), "stack", names...)
-	root := v.path()
-	for _, db := range all {
-		dir := filepath.Join(root, db.Name())
-		if err := os.Chmod(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := db.Init(dir); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { db.Stop() })
-		if err := db.Start(dir); err != nil {
-			t.Fatal(err)
-		}
-	}
+	initAll(t, all, v.path())
 	load := dbs.NewLoad(all, dbClients)
 	if err := load.Start(); err != nil {
 		t.Fatal(err)
@@ -65,11 +52,7 @@ func databases(t *testing.T, cache string) {
 	if err := load.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	for _, db := range all {
-		if err := db.Stop(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	stopAll(t, all)
 	for _, i := range []int{19, 4} {
 		v.reset(commits[i].rev)
 		state := verify(t, all, v.path(), fmt.Sprintf("reset to commit %d", i), commits[i])
@@ -85,6 +68,40 @@ func databases(t *testing.T, cache string) {
 	v.fsck()
 }
 
+// initAll makes an empty database of each kind in its subdot, and starts it.
+func initAll(t *testing.T, all []dbs.Database, root string) {
+	t.Helper()
+	for _, db := range all {
+		dir := filepath.Join(root, db.Name())
+		if err := os.Chmod(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Init(dir); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { db.Stop() })
+	}
+	startAll(t, all, root)
+}
+
+func startAll(t *testing.T, all []dbs.Database, root string) {
+	t.Helper()
+	for _, db := range all {
+		if err := db.Start(filepath.Join(root, db.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func stopAll(t *testing.T, all []dbs.Database) {
+	t.Helper()
+	for _, db := range all {
+		if err := db.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func verify(t *testing.T, all []dbs.Database, root, what string, s saved) [][]int64 {
 	t.Helper()
 	state, err := dbs.Verify(all, root, dbClients, s.before, s.after)
@@ -98,11 +115,7 @@ func verify(t *testing.T, all []dbs.Database, root, what string, s saved) [][]in
 // goOn lets the databases work on from the state they were set back to, and verifies a commit of that too.
 func goOn(t *testing.T, all []dbs.Database, v *dmVolume, load *dbs.Load, state [][]int64) {
 	t.Helper()
-	for _, db := range all {
-		if err := db.Start(filepath.Join(v.path(), db.Name())); err != nil {
-			t.Fatal(err)
-		}
-	}
+	startAll(t, all, v.path())
 	load.Restore(state)
 	if err := load.Start(); err != nil {
 		t.Fatal(err)
@@ -114,11 +127,7 @@ func goOn(t *testing.T, all []dbs.Database, v *dmVolume, load *dbs.Load, state [
 	if err := load.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	for _, db := range all {
-		if err := db.Stop(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	stopAll(t, all)
 	v.reset(s.rev)
 	verify(t, all, v.path(), "a commit after a reset", s)
 }

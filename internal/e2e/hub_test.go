@@ -151,10 +151,9 @@ func (h *hub) join(s *server, user string) {
 	}
 }
 
-// fsck verifies the hub's store by serving a dm server on it: the hub must not run.
+// fsck verifies what is at the hub, by a clone of each dot, which compares every object with its id.
 func (h *hub) fsck(users ...*server) {
 	h.t.Helper()
-	// What is at the hub is what a clone gets, object by object compared with its id.
 	for i, s := range users {
 		name := fmt.Sprintf("verify%d", i)
 		for line := range strings.Lines(s.dm("remote", "show", "hub", "-H")) {
@@ -168,7 +167,6 @@ func (h *hub) fsck(users ...*server) {
 
 // link passes connections on to an address. It counts bytes, and can be cut and mended.
 type link struct {
-	t  *testing.T
 	l  net.Listener
 	to string
 
@@ -186,7 +184,7 @@ func newLink(t *testing.T, to string) *link {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &link{t: t, l: l, to: to, conns: map[net.Conn]struct{}{}}
+	k := &link{l: l, to: to, conns: map[net.Conn]struct{}{}}
 	k.wg.Go(k.run)
 	t.Cleanup(func() {
 		l.Close()

@@ -24,19 +24,7 @@ func TestStackTravels(t *testing.T) {
 		names = append(names, db.Name())
 	}
 	v := newVolume(dev, "stack", names...)
-	for _, db := range all {
-		dir := filepath.Join(v.path(), db.Name())
-		if err := os.Chmod(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := db.Init(dir); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { db.Stop() })
-		if err := db.Start(dir); err != nil {
-			t.Fatal(err)
-		}
-	}
+	initAll(t, all, v.path())
 	load := dbs.NewLoad(all, dbClients)
 	first := underLoad(t, load, v)
 	full := dev.transfer("push", "hub")
@@ -62,11 +50,7 @@ func TestStackTravels(t *testing.T) {
 	verify(t, all, there.path(), "the clone's first commit", first)
 	there.reset(second.rev)
 	state := verify(t, all, there.path(), "the clone again", second)
-	for _, db := range all {
-		if err := db.Start(filepath.Join(there.path(), db.Name())); err != nil {
-			t.Fatal(err)
-		}
-	}
+	startAll(t, all, there.path())
 	load.Restore(state)
 	back := underLoad(t, load, there)
 	ci.dm("push", "hub")
@@ -95,15 +79,6 @@ func underLoad(t *testing.T, load *dbs.Load, v *dmVolume) (s saved) {
 		t.Fatal(err)
 	}
 	return s
-}
-
-func stopAll(t *testing.T, all []dbs.Database) {
-	t.Helper()
-	for _, db := range all {
-		if err := db.Stop(); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // What is damaged on the disk is fetched from a remote that has it. What the remote does not have stays damage.
