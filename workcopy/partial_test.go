@@ -31,6 +31,33 @@ func TestPowerLosesCommitted(t *testing.T) {
 	}
 }
 
+// TestPowerLosesOverwritten: synced blocks of a partial file were overwritten, or became a hole, and that was committed and
+// not synced: after a power cut they are as committed.
+func TestPowerLosesOverwritten(t *testing.T) {
+	r, d := rigOnDisk(t)
+	block := func(s string) string { return strings.Repeat(s, BlockSize) }
+	id := r.partly("f", block("c")+block("c")+block("c")+block("c"))
+	r.write(id, BlockSize, block("o")+block("o"))
+	r.fsync(id, false)
+	r.write(id, BlockSize, block("n"))
+	r.zero(id, 2*BlockSize, BlockSize)
+	r.commit()
+	r.crash(d)
+	r.wantFile("f", block("c")+block("n")+block("\x00")+block("c"))
+	r.committedAsLive()
+}
+
+// TestPowerLosesHalfABlock: of a block that was a hole a host with smaller blocks has only what was written and synced.
+func TestPowerLosesHalfABlock(t *testing.T) {
+	r, d := rigOnDisk(t) // its blocks have 1 KiB
+	id := r.partly("f", "c")
+	r.write(id, 3*BlockSize-100, "synced")
+	r.fsync(id, true)
+	r.crash(d)
+	r.wantFile("f", "c"+strings.Repeat("\x00", 3*BlockSize-101)+"synced")
+	r.committedAsLive()
+}
+
 // TestKilledBehindShortening: a partial file was cut short and is written behind its new end, where the commit has other
 // bytes: where the write does not arrive there are zeros, for the next commit, too.
 func TestKilledBehindShortening(t *testing.T) {

@@ -103,7 +103,7 @@ func playUntilCut(t *testing.T, ctx context.Context, c *Copy, b *branch, rnd *ra
 			}
 			f.id = id
 		}
-		switch rnd.IntN(10) {
+		switch rnd.IntN(14) {
 		case 0, 1, 2:
 			if rnd.IntN(2) == 0 { // as the kernel does before it asks for a sync
 				now := c.now()
@@ -120,6 +120,12 @@ func playUntilCut(t *testing.T, ctx context.Context, c *Copy, b *branch, rnd *ra
 			if err := c.settleDown(); err != nil {
 				t.Fatal(err)
 			}
+		case 5:
+			resetAll(t, ctx, c, b, files)
+		case 6, 7:
+			f.truncate(t, ctx, c, uint64(rnd.IntN(60_000)))
+		case 8:
+			f.punch(t, ctx, c, rnd.IntN(60_000), 1+rnd.IntN(20_000))
 		default:
 			f.write(t, ctx, c, rnd, byte(1+cut*60+i))
 		}
@@ -167,7 +173,47 @@ func (f *synced) write(t *testing.T, ctx context.Context, c *Copy, rnd *rand.Ran
 	for len(f.data) < off+n {
 		f.data = append(f.data, 0)
 	}
-	for i := off; i < off+n; i++ {
+	f.mayBe(off, off+n, v)
+}
+
+// resetAll commits and goes back to that: all bytes are in the store, durably, and none are local.
+func resetAll(t *testing.T, ctx context.Context, c *Copy, b *branch, files map[string]*synced) {
+	id, err := b.commit(ctx, c, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit, err := readCommit(ctx, b.store, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Reset(ctx, id, commit, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	for name, f := range files {
+		if f.id, _, err = c.Lookup(ctx, RootID, name); err != nil {
+			t.Fatal(err)
+		}
+		f.take(t, ctx, c)
+	}
+}
+
+func (f *synced) truncate(t *testing.T, ctx context.Context, c *Copy, size uint64) {
+	if _, err := c.SetAttr(ctx, f.id, AttrChange{Size: &size}); err != nil {
+		t.Fatal(err)
+	}
+	f.min = min(f.min, int(size))
+	f.mayBe(int(size), len(f.data), 0)
+}
+
+func (f *synced) punch(t *testing.T, ctx context.Context, c *Copy, off, n int) {
+	if err := c.Fallocate(ctx, f.id, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(off), int64(n)); err != nil {
+		t.Fatal(err)
+	}
+	f.mayBe(off, min(off+n, len(f.data)), 0)
+}
+
+func (f *synced) mayBe(from, to int, v byte) {
+	for i := from; i < to; i++ {
 		if f.later[i] == nil {
 			f.later[i] = map[byte]bool{}
 		}
@@ -175,11 +221,20 @@ func (f *synced) write(t *testing.T, ctx context.Context, c *Copy, rnd *rand.Ran
 	}
 }
 
-// current reads the file as it is, which is what an fsync makes durable.
 func (f *synced) fsync(t *testing.T, ctx context.Context, c *Copy, dataOnly bool) {
 	if err := c.Fsync(ctx, f.id, dataOnly); err != nil {
 		t.Fatal(err)
 	}
+	f.take(t, ctx, c)
+}
+
+// take reads the file as it is: it is durable.
+func (f *synced) take(t *testing.T, ctx context.Context, c *Copy) {
+	a, err := c.GetAttr(ctx, f.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.data = make([]byte, a.Size)
 	if _, err := c.Read(ctx, f.id, f.data, 0); err != nil {
 		t.Fatal(err)
 	}

@@ -403,11 +403,11 @@ func (c *Copy) recover(ctx context.Context, h head) error {
 	if h.Clean {
 		return nil
 	}
-	if err := c.checkParts(); err != nil {
-		return err
-	}
 	now := era(c.path)
 	power := h.Era != now || now == ""
+	if err := c.checkParts(power); err != nil {
+		return err
+	}
 	for _, n := range c.nodes {
 		if n.file == nil || n.stray {
 			continue
@@ -472,7 +472,10 @@ func (c *Copy) eachBacking(fn func(ino uint64, part bool, path string) error) er
 // checkParts looks at the partial files. One of which the journal knows nothing is removed. Of the others a block counts as
 // local only if the host's filesystem has bytes for it, or if it is a hole: the journal is written before the bytes, so the
 // last write may be noted and not carried out, and after a power cut any that was not synced.
-func (c *Copy) checkParts() error {
+//
+// After a power cut blocks that count as committed are taken from the commit: what was overwritten and committed, and not
+// synced, may be older here.
+func (c *Copy) checkParts(power bool) error {
 	found := map[uint64]bool{}
 	err := c.eachBacking(func(ino uint64, part bool, path string) error {
 		if !part {
@@ -480,7 +483,15 @@ func (c *Copy) checkParts() error {
 		}
 		found[ino] = true
 		if n := c.inodes[ino]; n != nil && n.file != nil && n.file.partial {
-			return n.file.trustExtents(path)
+			have, err := extents(path)
+			if err != nil {
+				return err
+			}
+			n.file.trust(have)
+			if power {
+				return n.file.dropClean(have)
+			}
+			return nil
 		}
 		return os.Remove(path)
 	})
@@ -533,11 +544,11 @@ func (c *Copy) recoverPowerLoss(ctx context.Context) error {
 	return nil
 }
 
-// trustExtents takes as local only those blocks for which the filesystem has bytes, or which are holes.
-func (f *content) trustExtents(path string) error {
+// extents returns the blocks of a file for which the host's filesystem has bytes.
+func extents(path string) (*roaring.Bitmap, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer file.Close()
 	have := roaring.New()
@@ -547,17 +558,17 @@ func (f *content) trustExtents(path string) error {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("find the data of %s: %w", path, err)
+			return nil, fmt.Errorf("find the data of %s: %w", path, err)
 		}
 		end, err := unix.Seek(int(file.Fd()), start, unix.SEEK_HOLE)
 		if err != nil {
-			return fmt.Errorf("find the data of %s: %w", path, err)
+			return nil, fmt.Errorf("find the data of %s: %w", path, err)
 		}
-		have.AddRange(blocksUpTo(uint64(start)), blocksUpTo(uint64(end)))
+		// The host's blocks may be smaller: of one that was a hole it has only what was written.
+		have.AddRange(blockOf(uint64(start)), blocksUpTo(uint64(end)))
 		off = end
 	}
-	f.trust(have)
-	return nil
+	return have, nil
 }
 
 // trust takes as local, and as changed, only blocks of which the host has bytes, and holes.
@@ -573,6 +584,20 @@ func (f *content) trust(have *roaring.Bitmap) {
 			set.And(have)
 		}
 	}
+}
+
+// dropClean gives up the blocks that are there and count as committed.
+func (f *content) dropClean(have *roaring.Bitmap) (err error) {
+	changed := roaring.Or(cloneSet(f.dirty), cloneSet(f.zeroed))
+	if f.local != nil {
+		f.local.And(changed)
+	}
+	ranges(roaring.AndNot(have, changed), func(first, count uint64) {
+		if err == nil { // where the commit has a hole nothing is written over them
+			err = f.punch(first*BlockSize, (first+count)*BlockSize)
+		}
+	})
+	return err
 }
 
 // compareTree compares those files below a directory that are as committed, as far as the journal knows, and have a
