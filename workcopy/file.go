@@ -536,7 +536,7 @@ func (c *Copy) noted(n *node) error {
 		return nil
 	}
 	c.mu.RLock()
-	lsn, end := n.lsn, c.journal.lsn()
+	lsn, end := n.bytesLSN, c.journal.lsn()
 	c.mu.RUnlock()
 	return c.journal.sync(lsn, end)
 }
