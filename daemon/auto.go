@@ -117,7 +117,9 @@ func (a *auto) commitNow(ctx context.Context, id string) (pruned int, err error)
 	}
 	defer a.s.ops.leave()
 	began := time.Now()
-	res, err := a.s.dots.RunAutoCommit(ctx, id)
+	res, err := a.s.dots.RunAutoCommit(ctx, id, func(ctx context.Context, n dot.Name, req dot.CommitRequest) (*dot.CommitResult, error) {
+		return a.s.commitWith(ctx, n, req, false)
+	})
 	switch {
 	case err != nil:
 		a.s.log.Error("automatic commit failed", "dot", res.Name, "kind", errs.KindOf(err), "err", err)

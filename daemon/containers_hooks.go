@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -230,7 +231,10 @@ func (s *server) commitWith(ctx context.Context, n dot.Name, req dot.CommitReque
 	case err != nil:
 		return nil, errs.WithHint(err, "containers may have hooks; commit without them with --no-hooks")
 	}
-	req.System = s.commitNotes(ctx, uses)
+	if req.System == nil {
+		req.System = map[string]string{}
+	}
+	maps.Copy(req.System, s.commitNotes(ctx, uses))
 	if noHooks {
 		uses = nil
 	}

@@ -114,9 +114,13 @@ type AutoResult struct {
 	Pruned int           // commits given up
 }
 
+// Committer commits a dot as Dots.Commit does.
+type Committer func(context.Context, Name, CommitRequest) (*CommitResult, error)
+
 // RunAutoCommit makes the automatic commit of a dot that is due, thins out what was made before, and notes how it went. The dot
-// is gone, or not committed by itself any more: nothing happens.
-func (d *Dots) RunAutoCommit(ctx context.Context, dotID string) (*AutoResult, error) {
+// is gone, or not committed by itself any more: nothing happens. It commits with commit, which is Commit or calls it; an error
+// may come with a commit that is there all the same.
+func (d *Dots) RunAutoCommit(ctx context.Context, dotID string, commit Committer) (*AutoResult, error) {
 	var a AutoCommit
 	var r dotRecord
 	found := false
@@ -132,7 +136,7 @@ func (d *Dots) RunAutoCommit(ctx context.Context, dotID string) (*AutoResult, er
 		return &AutoResult{}, err
 	}
 	now := d.now().UTC()
-	res, err := d.runAuto(ctx, r.name(), &a)
+	res, err := d.runAuto(ctx, r.name(), &a, commit)
 	if ctx.Err() != nil {
 		return res, err // the server stops: it is due again at the next start
 	}
@@ -153,7 +157,7 @@ func (d *Dots) RunAutoCommit(ctx context.Context, dotID string) (*AutoResult, er
 	return res, errors.Join(err, noted)
 }
 
-func (d *Dots) runAuto(ctx context.Context, n Name, a *AutoCommit) (*AutoResult, error) {
+func (d *Dots) runAuto(ctx context.Context, n Name, a *AutoCommit, commit Committer) (*AutoResult, error) {
 	res := &AutoResult{Name: n}
 	if a.IfDirty {
 		err := d.mustBeClean(ctx, n)
@@ -165,7 +169,7 @@ func (d *Dots) runAuto(ctx context.Context, n Name, a *AutoCommit) (*AutoResult,
 		}
 	}
 	var err error
-	res.Commit, err = d.Commit(ctx, n, CommitRequest{
+	res.Commit, err = commit(ctx, n, CommitRequest{
 		Message: "automatic commit", Author: "dm", System: map[string]string{systemAuto: a.Every.String()},
 	})
 	if err != nil || a.Keep.IsZero() {

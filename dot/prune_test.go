@@ -327,12 +327,12 @@ func TestAutoCommit(t *testing.T) {
 	}
 	var made []string
 	for i := range 5 {
-		res, err := h.RunAutoCommit(t.Context(), info.ID)
+		res, err := h.RunAutoCommit(t.Context(), info.ID, h.Commit)
 		if err != nil || res.Commit != nil {
 			t.Fatalf("a run while nothing had changed: %+v, %v", res, err)
 		}
 		h.fs(n).write("db/file", []byte(fmt.Sprint(i)))
-		if res, err = h.RunAutoCommit(t.Context(), info.ID); err != nil || res.Commit == nil {
+		if res, err = h.RunAutoCommit(t.Context(), info.ID, h.Commit); err != nil || res.Commit == nil {
 			t.Fatalf("a run: %+v, %v", res, err)
 		}
 		made = append(made, res.Commit.Commit)
@@ -349,7 +349,7 @@ func TestAutoCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.fs(n).write("db/file", []byte("more"))
-	if res, err := h.RunAutoCommit(t.Context(), info.ID); err != nil || res.Commit != nil {
+	if res, err := h.RunAutoCommit(t.Context(), info.ID, h.Commit); err != nil || res.Commit != nil {
 		t.Errorf("a run of what was switched off: %+v, %v", res, err)
 	}
 	if set, err := h.AutoCommit(t.Context(), n); set != nil || err != nil {

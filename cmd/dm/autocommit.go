@@ -23,7 +23,7 @@ func newAutoCommit(a *app) *cobra.Command {
 		Use:   "auto-commit <dot> (--every TIME | --off)",
 		Short: "Have the server commit a dot's current branch at intervals, and thin out those commits by a rule",
 		Long: "Have the server commit a dot's current branch at intervals. The setting stays over restarts; 'dm dot show' has it, and\n" +
-			"how it went last. With --keep options only automatic commits are thinned out: those that users made stay.",
+			"how it went last. Hooks of containers run as with 'dm commit'; where one fails there is no commit at that time. With --keep options only automatic commits are thinned out: those that users made stay.",
 		Args:              argCount(1, 1),
 		RunE:              c.run,
 		ValidArgsFunction: a.completeDots,

@@ -222,6 +222,18 @@ func TestContainerCommits(t *testing.T) {
 	run("post", "app.post", "dm.post-commit=echo sorry; exit 3")
 	h.contains("a failing post-commit hook", h.fails(4, "commit", "-m", "three"), "is done, but: post-commit hook of container /post: exit code 3: sorry")
 	h.contains("the log", h.dm("log", "-n", "1"), "three")
+	h.docker("rm", "-f", "post")
+	// Automatic commits are like others.
+	run("auto", "app.auto", "dm.pre-commit=echo $DM_HOOK >> /v/hooks")
+	h.dm("auto-commit", "app", "--every", "1s")
+	for end := time.Now().Add(30 * time.Second); !strings.Contains(h.dm("log", "-n", "1"), "automatic commit"); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no automatic commit\n" + h.dm("dot", "show", "app"))
+		}
+	}
+	h.dm("auto-commit", "app", "--off")
+	h.contains("what the hook left in the automatic commit", h.dm("cat", "HEAD:auto/hooks"), "pre-commit")
+	h.contains("dm show of the automatic commit", h.dm("show", "HEAD"), "automatic commit", "auto    /auto      small  "+image)
 }
 
 // What Docker had in a volume of its own comes into a dot.
