@@ -158,6 +158,9 @@ func (c *Copy) settleNode(s *Snapshot, n *node) {
 		return
 	}
 	n.dropVersion(fr)
+	if fr.file != nil {
+		fr.file.end()
+	}
 	if n.epoch == s.epoch {
 		n.epoch = 0
 	}
@@ -282,12 +285,5 @@ func (c *Copy) passOn(n *node, v *frozen, next *Snapshot) {
 // close lets go of what a snapshot holds besides its nodes.
 func (s *Snapshot) close() {
 	s.ended = true
-	s.c.mu.RLock()
-	for _, f := range s.files {
-		if f.frozen.snap == s { // and has not passed to the next commit
-			f.f.end()
-		}
-	}
-	s.c.mu.RUnlock()
 	s.undo.leave()
 }
