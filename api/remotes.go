@@ -37,6 +37,12 @@ type RemoteDotsRequest struct {
 	Remote Remote `json:"remote"`
 }
 
+// RemoteDeleteRequest asks for a dot at a remote to be deleted there.
+type RemoteDeleteRequest struct {
+	Remote Remote `json:"remote"`
+	Dot    string `json:"dot"` // namespace/dot
+}
+
 // RemoteDotsResult is the dots at a remote that the user may see.
 type RemoteDotsResult struct {
 	Dots []RemoteDot `json:"dots"`
@@ -188,6 +194,12 @@ func (c *Client) CheckRemote(ctx context.Context, req CheckRemoteRequest) error 
 // RemoteDots asks for the dots at a remote.
 func (c *Client) RemoteDots(ctx context.Context, req RemoteDotsRequest) (RemoteDotsResult, error) {
 	return call[RemoteDotsResult](ctx, c, OpRemoteDots, req, Handlers{})
+}
+
+// DeleteRemoteDot deletes a dot at a remote.
+func (c *Client) DeleteRemoteDot(ctx context.Context, req RemoteDeleteRequest) error {
+	_, err := call[Empty](ctx, c, OpRemoteDelete, req, Handlers{})
+	return err
 }
 
 // Shares asks for, or changes, who has access to a dot at a hub.

@@ -41,6 +41,7 @@ const (
 	OpProbeRemote  Op = "probe-remote"
 	OpCheckRemote  Op = "check-remote"
 	OpRemoteDots   Op = "remote-dots"
+	OpRemoteDelete Op = "remote-delete"
 	OpShares       Op = "shares"
 	OpSetUpstream  Op = "set-upstream"
 	OpPush         Op = "push"
@@ -59,7 +60,7 @@ func Ops() []Op {
 		OpVersion, OpServer, OpStop, OpInit, OpFind, OpPath, OpList, OpStatus, OpCommit, OpLog, OpShow, OpDiff, OpCat,
 		OpBranches, OpDeleteBranch, OpCheckout, OpReset, OpRestore, OpTags, OpTag, OpDeleteTag, OpMount, OpUnmount,
 		OpMounts, OpShowDot, OpDeleteDot, OpRenameDot, OpImport, OpExport, OpGC, OpFsck,
-		OpProbeRemote, OpCheckRemote, OpRemoteDots, OpShares, OpSetUpstream, OpPush, OpPull, OpClone, OpTransfers,
+		OpProbeRemote, OpCheckRemote, OpRemoteDots, OpRemoteDelete, OpShares, OpSetUpstream, OpPush, OpPull, OpClone, OpTransfers,
 		OpPrune, OpAutoCommit, OpUsage, OpRestart,
 	}
 }

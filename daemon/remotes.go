@@ -235,3 +235,13 @@ func hexOrEmpty(id object.ID) string {
 	}
 	return id.String()
 }
+
+// deleteRemoteDot deletes a dot at a remote; what is here of it stays.
+func (s *server) deleteRemoteDot(ctx context.Context, req api.RemoteDeleteRequest) (api.Empty, error) {
+	rem, done, err := s.remotes.get(req.Remote)
+	if err != nil {
+		return api.Empty{}, err
+	}
+	defer done()
+	return api.Empty{}, rem.Delete(ctx, req.Dot)
+}

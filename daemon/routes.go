@@ -64,6 +64,7 @@ func (s *server) handlers() map[api.Op]handler {
 		api.OpProbeRemote:  plain(s.probeRemote),
 		api.OpCheckRemote:  plain(s.checkRemote),
 		api.OpRemoteDots:   plain(s.remoteDots),
+		api.OpRemoteDelete: plain(s.deleteRemoteDot),
 		api.OpShares:       plain(s.shares),
 		api.OpSetUpstream:  plain(s.setUpstream),
 		api.OpPush:         streaming(s.push),

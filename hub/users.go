@@ -100,7 +100,7 @@ func (h *Hub) RemoveUser(ctx context.Context, name string) error {
 		}
 		if n > 0 {
 			return errs.WithHint(errs.New(errs.Conflict, "user %s still has %d dots, %s among them", name, n, last),
-				"delete them first; a new key locks the user out")
+				"delete them as that user ('dm dot delete --remote REMOTE %s'), or lock the user out with a new key", last)
 		}
 		if err := unshare(a, name); err != nil {
 			return err

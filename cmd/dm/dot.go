@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -109,19 +110,24 @@ func (c *dotShowCmd) bytes(n int64) string {
 
 type dotDeleteCmd struct {
 	*app
-	force bool
+	force  bool
+	remote string
 }
 
 func newDotDelete(a *app) *cobra.Command {
 	c := &dotDeleteCmd{app: a}
 	cmd := &cobra.Command{
-		Use:               "delete [-f] <dot>",
-		Short:             "Delete a dot with all its branches and commits, after a prompt",
+		Use:   "delete [-f] <dot>",
+		Short: "Delete a dot with all its branches and commits, after a prompt",
+		Long: "Delete a dot with all its branches and commits, after a prompt: here, or with --remote there, and then not here.\n" +
+			"Give the dot at a remote with its namespace.",
 		Args:              argCount(1, 1),
 		RunE:              c.run,
 		ValidArgsFunction: a.completeDots,
 	}
 	cmd.Flags().BoolVarP(&c.force, "force", "f", false, "do not ask")
+	cmd.Flags().StringVar(&c.remote, "remote", "", "delete it at this `REMOTE`, for everyone who uses it there")
+	cmd.RegisterFlagCompletionFunc("remote", a.completeRemotes) //nolint:errcheck // fails only for a flag that does not exist
 	return cmd
 }
 
@@ -129,6 +135,9 @@ func (c *dotDeleteCmd) run(cmd *cobra.Command, args []string) error {
 	server, err := c.client()
 	if err != nil {
 		return err
+	}
+	if c.remote != "" {
+		return c.runRemote(cmd.Context(), server, args[0])
 	}
 	dot, err := server.Find(cmd.Context(), api.DotRequest{Dot: args[0]})
 	if err != nil {
@@ -144,6 +153,20 @@ func (c *dotDeleteCmd) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	return c.moveCurrentDot(dot.Dot, "")
+}
+
+func (c *dotDeleteCmd) runRemote(ctx context.Context, server *api.Client, dot string) error {
+	rem, err := c.app.remote(c.remote)
+	if err != nil {
+		return err
+	}
+	if !c.force {
+		question := fmt.Sprintf("This deletes dot %s with all its branches and commits at remote %s.", dot, c.remote)
+		if err := c.confirm(ctx, question); err != nil {
+			return err
+		}
+	}
+	return server.DeleteRemoteDot(ctx, api.RemoteDeleteRequest{Remote: rem, Dot: dot})
 }
 
 type dotRenameCmd struct{ *app }
