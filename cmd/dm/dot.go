@@ -120,7 +120,7 @@ func newDotDelete(a *app) *cobra.Command {
 		Use:   "delete [-f] <dot>",
 		Short: "Delete a dot with all its branches and commits, after a prompt",
 		Long: "Delete a dot with all its branches and commits, after a prompt: here, or with --remote there, and then not here.\n" +
-			"Give the dot at a remote with its namespace.",
+			"Give the dot at a remote with its namespace. The space that it takes there is not given back.",
 		Args:              argCount(1, 1),
 		RunE:              c.run,
 		ValidArgsFunction: a.completeDots,
