@@ -30,7 +30,7 @@ func (c *Copy) SetAttr(ctx context.Context, id NodeID, ch AttrChange) (Attr, err
 		c.gate.wait()
 	}
 	if ch.Size != nil {
-		if err := c.truncate(ctx, id, *ch.Size); err != nil {
+		if err := c.truncate(ctx, id, *ch.Size, false); err != nil {
 			return Attr{}, err
 		}
 	}

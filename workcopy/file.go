@@ -210,7 +210,11 @@ func (c *Copy) fileOf(id NodeID) (*content, error) {
 	return n.file, nil
 }
 
-// tryWrite returns nil and no error where a block at the edges has to be filled first.
+// errBehindEnd says that there is nothing to make zero.
+var errBehindEnd = errors.New("behind the end of the file")
+
+// tryWrite returns nil and no error where a block at the edges has to be filled first. What is to be zero ends where the file
+// ends, which no one else changes until the writing is done.
 func (c *Copy) tryWrite(id NodeID, off, end uint64, killPriv, zero bool) (*writing, error) {
 	if err := c.begin(false); err != nil {
 		return nil, err
@@ -218,6 +222,11 @@ func (c *Copy) tryWrite(id NodeID, off, end uint64, killPriv, zero bool) (*writi
 	n, err := c.getFile(id)
 	if err != nil {
 		return nil, c.end(err)
+	}
+	if zero {
+		if end = min(end, n.size); off >= end {
+			return nil, c.end(errBehindEnd)
+		}
 	}
 	first, last := blockOf(off), blockOf(end-1)
 	if off%BlockSize != 0 && n.file.absent(first) || end%BlockSize != 0 && end < n.size && n.file.absent(last) {
@@ -429,8 +438,8 @@ func (c *Copy) writeFailed(w *writing, cause error) error {
 	return cause
 }
 
-// truncate sets a file's size.
-func (c *Copy) truncate(ctx context.Context, id NodeID, size uint64) error {
+// truncate sets a file's size; if grow is set, only to a larger one.
+func (c *Copy) truncate(ctx context.Context, id NodeID, size uint64, grow bool) error {
 	if size > maxSize {
 		return syscall.EFBIG
 	}
@@ -440,7 +449,7 @@ func (c *Copy) truncate(ctx context.Context, id NodeID, size uint64) error {
 	}
 	for {
 		f.io.Lock()
-		w, edge, err := c.tryTruncate(id, size)
+		w, edge, err := c.tryTruncate(id, size, grow)
 		if w != nil {
 			defer w.done()
 			return c.applyTruncate(w, size)
@@ -457,12 +466,12 @@ func (c *Copy) truncate(ctx context.Context, id NodeID, size uint64) error {
 
 // tryTruncate marks the change; it returns no writing and an edge where the block in which the file ends, before or
 // after, has to be filled first: it is kept in part, or filled up with zeros.
-func (c *Copy) tryTruncate(id NodeID, size uint64) (w *writing, edge uint64, err error) {
+func (c *Copy) tryTruncate(id NodeID, size uint64, grow bool) (w *writing, edge uint64, err error) {
 	if err := c.begin(true); err != nil {
 		return nil, 0, err
 	}
 	n, err := c.getFile(id)
-	if err != nil || size == n.size {
+	if err != nil || size == n.size || grow && size < n.size {
 		return nil, 0, c.end(err)
 	}
 	f := n.file

@@ -197,7 +197,7 @@ func TestKilledBeforeTruncation(t *testing.T) {
 		f, err := r.c.fileOf(id)
 		r.ok(err)
 		f.io.Lock()
-		w, _, err := r.c.tryTruncate(id, 0)
+		w, _, err := r.c.tryTruncate(id, 0, false)
 		r.ok(err)
 		w.done()
 		r.kill()

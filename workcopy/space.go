@@ -31,7 +31,7 @@ func (c *Copy) Fallocate(ctx context.Context, id NodeID, mode uint32, off, lengt
 		}
 	case unix.FALLOC_FL_ZERO_RANGE:
 		if !keep {
-			if err := c.grow(ctx, id, end); err != nil {
+			if err := c.truncate(ctx, id, end, true); err != nil {
 				return err
 			}
 		}
@@ -41,23 +41,11 @@ func (c *Copy) Fallocate(ctx context.Context, id NodeID, mode uint32, off, lengt
 	return c.zero(ctx, id, start, end)
 }
 
-// grow makes a file at least size bytes long.
-func (c *Copy) grow(ctx context.Context, id NodeID, size uint64) error {
-	c.mu.RLock()
-	n, err := c.get(id)
-	longer := err == nil && n.size < size
-	c.mu.RUnlock()
-	if err != nil || !longer {
-		return err
-	}
-	return c.truncate(ctx, id, size)
-}
-
 // preallocate has the host set space aside. On a partial file this is not possible without making absent blocks look
 // present, so it only grows the file there.
 func (c *Copy) preallocate(ctx context.Context, id NodeID, start, end uint64, keep bool) error {
 	if !keep {
-		if err := c.grow(ctx, id, end); err != nil {
+		if err := c.truncate(ctx, id, end, true); err != nil {
 			return err
 		}
 	}
@@ -87,21 +75,14 @@ func (c *Copy) preallocate(ctx context.Context, id NodeID, start, end uint64, ke
 
 // zero makes the bytes [start, end) zero, as far as they are inside of the file, and gives their space back.
 func (c *Copy) zero(ctx context.Context, id NodeID, start, end uint64) error {
-	c.mu.RLock()
-	n, err := c.get(id)
-	if err != nil {
-		c.mu.RUnlock()
-		return err
-	}
-	end = min(end, n.size)
-	c.mu.RUnlock()
-	if start >= end {
+	w, err := c.beginWrite(ctx, id, start, end, true, true)
+	if err == errBehindEnd {
 		return nil
 	}
-	w, err := c.beginWrite(ctx, id, start, end, true, true)
 	if err != nil {
 		return err
 	}
+	end = min(end, w.after)
 	defer w.done()
 	w.save()
 	f := w.n.file
