@@ -252,8 +252,12 @@ func (c *Copy) snapOf(epoch uint64) *Snapshot {
 	return nil
 }
 
-// logNode makes sure that the journal can speak of n: it knows n and all above it.
+// logNode makes sure that the journal can speak of n: it knows n and all above it. Behind the record of a commit that took
+// place it speaks of what n has become by that.
 func (c *Copy) logNode(n *node) {
+	if s := c.settling(); s != nil {
+		c.settleNode(s, n)
+	}
 	if n.logged || n == c.root || n.stray {
 		return
 	}
@@ -350,6 +354,9 @@ func (c *Copy) unref(n *node) {
 		return // replaying: records to come may speak of it
 	}
 	for n != nil && n.refs == 0 && n != c.root && len(n.versions) == 0 && c.nodes[n.id] == n {
+		if s := c.settling(); s != nil && s.versions[n] != nil {
+			return // a directory that is not settled may lead to it; the end of the commit comes back to it
+		}
 		if n.nlink == 0 {
 			c.bury(n)
 			return

@@ -132,23 +132,32 @@ func readCommit(ctx context.Context, src object.Source, id object.ID) (*object.C
 }
 
 // finish makes the prepared commit the base. The commit's link table counts at once: until all nodes are settled, those
-// it speaks of are still in memory.
+// it speaks of are still in memory. A node that is changed before its turn is settled first, as it is when the journal is
+// replayed.
 func (s *Snapshot) finish(commit *object.Commit) error {
 	c := s.c
 	err := c.begin(true)
 	if err != nil { // the branch has moved: memory follows, and nothing that the journal could misunderstand comes after
 		c.mu.Lock()
 		c.readonly = true
-		c.id, c.commit = s.prepared, commit
+		c.id, c.commit, s.done = s.prepared, commit, true
 		c.mu.Unlock()
 	} else {
-		c.id, c.commit = s.prepared, commit
+		c.id, c.commit, s.done = s.prepared, commit, true
 		c.journal.id(recordDone, s.prepared)
 		err = c.end(nil)
 	}
 	s.each(func(n *node) { c.settleNode(s, n) })
 	s.leave()
 	return err
+}
+
+// settling returns the commit that took place and whose nodes are being settled; nil: none. The caller holds mu.
+func (c *Copy) settling() *Snapshot {
+	if len(c.snaps) > 0 && c.snaps[0].done {
+		return c.snaps[0]
+	}
+	return nil
 }
 
 // settleNode gives a node its new committed state. The caller holds mu.

@@ -34,6 +34,7 @@ type Snapshot struct {
 	entries  map[*node]*object.Entry // as Root has built them
 	files    []*File
 	ended    bool
+	done     bool // noted in the journal as having taken place; guarded by Copy.mu
 	prepared object.ID
 	next     *object.Commit // the commit named to Prepare
 }
@@ -164,6 +165,7 @@ const slice = 512
 // meanwhile.
 func (s *Snapshot) each(fn func(n *node)) {
 	for i, more := 0, true; more; i += slice {
+		s.c.pause()
 		s.c.mu.Lock()
 		for _, n := range s.nodes[min(i, len(s.nodes)):min(i+slice, len(s.nodes))] {
 			fn(n)
@@ -374,9 +376,11 @@ func (f *File) readFrozen(p []byte, off uint64) error {
 	return nil
 }
 
-func (f *File) pause() {
-	if fn := f.s.c.cfg.pause; fn != nil {
-		fn()
+func (f *File) pause() { f.s.c.pause() }
+
+func (c *Copy) pause() {
+	if c.cfg.pause != nil {
+		c.cfg.pause()
 	}
 }
 

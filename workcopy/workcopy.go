@@ -134,6 +134,7 @@ type Config struct {
 	ReadOnly bool
 
 	tick time.Duration // of the background work; 0: syncEvery. For tests.
-	// pause is called at each moment of a frozen file's reading between which others may change the file. For tests.
+	// pause is called at each moment of a frozen file's reading, and of the visits to a snapshot's nodes, at which others may
+	// change what is read or visited. For tests.
 	pause func()
 }
