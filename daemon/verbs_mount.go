@@ -61,6 +61,9 @@ func (s *server) checkTarget(dir string) error {
 	if dir == "/" || dir == s.home.dir || strings.HasPrefix(dir+"/", s.home.dir+"/") {
 		return errs.New(errs.Usage, "%s cannot be mounted over: choose a directory outside dm's own", dir)
 	}
+	if strings.HasPrefix(s.home.dir, dir+"/") { // its socket would be hidden with the rest: nobody could take the mount away
+		return errs.New(errs.Usage, "%s cannot be mounted over: dm's state directory %s is in it", dir, s.home.dir)
+	}
 	return nil
 }
 
