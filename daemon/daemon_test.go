@@ -186,6 +186,17 @@ func TestLogIsBounded(t *testing.T) {
 	}
 }
 
+// A hub's store is not for a server: each would free what only the other reaches.
+func TestHomeIsNoHubs(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "hub.db"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := openHome(dir); errs.KindOf(err) != errs.Conflict || errs.HintOf(err) == "" {
+		t.Errorf("server in the home of a hub: %v, %v", h, err)
+	}
+}
+
 func TestHomeIsOneServers(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "deep", "home")
 	h, err := openHome(dir)

@@ -145,6 +145,11 @@ func lockOwner(f *os.File) string {
 func readIdentity(path string) (identity, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
+		// The store of a hub is the hub's: each of the two would free what only the other reaches.
+		if _, err := os.Lstat(filepath.Join(filepath.Dir(path), "hub.db")); err == nil {
+			return identity{}, errs.WithHint(errs.New(errs.Conflict, "%s is the state directory of a hub", filepath.Dir(path)),
+				"give the server one of its own with DM_HOME or --home")
+		}
 		return newIdentity(path)
 	}
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	"go.etcd.io/bbolt"
@@ -37,6 +39,9 @@ func openLocal(ctx context.Context, dir string, minFree int64) (_ *localEngine, 
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return nil, errs.New(errs.KindOf(err), "open hub %s: %w", dir, err)
 	}
+	if err := notOfServer(dir); err != nil {
+		return nil, err
+	}
 	e := &localEngine{room: semaphore.NewWeighted(memoryForObjects)}
 	defer func() {
 		if err != nil {
@@ -51,6 +56,16 @@ func openLocal(ctx context.Context, dir string, minFree int64) (_ *localEngine, 
 	}
 	e.codec, err = pack.NewCodec(pack.Fast)
 	return e, err
+}
+
+// notOfServer refuses the state directory of a dm server. The store there is the server's: each of the two would free what
+// only the other reaches.
+func notOfServer(dir string) error {
+	if _, err := os.Lstat(filepath.Join(dir, "server.json")); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return errs.WithHint(errs.New(errs.Conflict, "%s is the state directory of a dm server", dir),
+		"give the hub one of its own with --home or DM_HOME")
 }
 
 func (e *localEngine) close() error {
