@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"path/filepath"
 	"strings"
 
 	"dm/api"
 	"dm/dot"
+	"dm/internal/errs"
 )
 
 func (s *server) commit(ctx context.Context, req api.CommitRequest, out *api.Stream) (r api.CommitResult, err error) {
@@ -134,11 +136,34 @@ func (s *server) importDir(ctx context.Context, req api.ImportRequest, out *api.
 			return r, err
 		}
 	}
+	if err := s.checkSource(ctx, n, dir); err != nil {
+		return r, err
+	}
 	res, err := s.dots.Import(ctx, n, dir, progress(out, "importing"))
 	if err != nil {
 		return r, err
 	}
 	return api.ImportResult{Files: int64(res.Files), Bytes: int64(res.Bytes)}, nil
+}
+
+// checkSource refuses to import what the import itself makes larger: the state directory or a directory that it is in, and
+// the dot's own files with the subdot among them. Another subdot of the same dot is fine.
+func (s *server) checkSource(ctx context.Context, n dot.Name, dir string) error {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil //nolint:nilerr // the import says what is wrong with it
+	}
+	wc, err := s.dots.WorkingCopy(ctx, n)
+	if err != nil {
+		return err
+	}
+	shown := filepath.Join(s.branches.dir, wc.ID)
+	own := strings.HasPrefix(real+"/", s.home.dir+"/") && !strings.HasPrefix(real, s.branches.dir+"/")
+	if own || real == "/" || strings.HasPrefix(shown+"/", real+"/") {
+		return errs.WithHint(errs.New(errs.Usage, "import %s: what is imported would be in it", dir),
+			"name a directory outside dm's own, or what 'dm path' prints for a subdot")
+	}
+	return nil
 }
 
 func (s *server) listBranches(ctx context.Context, req api.DotRequest) (r api.BranchesResult, err error) {
