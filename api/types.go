@@ -295,7 +295,9 @@ type CheckoutRequest struct {
 type CheckoutResult struct {
 	Branch    string   `json:"branch"`
 	Head      string   `json:"head"`
-	Restarted []string `json:"restarted"` // containers
+	Restarted []string `json:"restarted"`       // containers
+	From      string   `json:"from,omitempty"`  // the branch that was current, if it was another
+	Users     []string `json:"users,omitempty"` // processes that have files of it open, and go on with it; at most ten
 }
 
 // ResetRequest takes a dot's current branch back to a commit.
@@ -310,8 +312,9 @@ type ResetRequest struct {
 // ResetResult says where the branch is now.
 type ResetResult struct {
 	Head      string   `json:"head"`
-	Dropped   int64    `json:"dropped"`   // dirty bytes given up
-	Restarted []string `json:"restarted"` // containers
+	Dropped   int64    `json:"dropped"`         // dirty bytes given up
+	Restarted []string `json:"restarted"`       // containers
+	Users     []string `json:"users,omitempty"` // processes that have files from before open; at most ten
 }
 
 // RestoreRequest brings one subdot or path of a commit back into the working copy.

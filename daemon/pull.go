@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"dm/api"
 	"dm/dot"
@@ -302,6 +303,23 @@ func (s *server) unused(ctx context.Context, n dot.Name) error {
 		return err
 	}
 	return s.branches.unused(wc.ID, n)
+}
+
+// users names the processes of this host that have files of a branch's working copy open, at most ten, as far as /proc
+// tells in time: it is for people to know, and not worth to fail or wait for.
+func (s *server) users(ctx context.Context, n dot.Name) []string {
+	wc, err := s.dots.WorkingCopy(ctx, n)
+	if err != nil {
+		return nil
+	}
+	found := make(chan []string, 1)
+	go func() { found <- s.branches.users(wc.ID) }()
+	select {
+	case users := <-found:
+		return users
+	case <-time.After(lookWait):
+		return nil
+	}
 }
 
 // moveForward moves a branch to a commit that has arrived, or makes it there. The working copy and its mounts follow, and

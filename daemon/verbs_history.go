@@ -233,8 +233,15 @@ func (s *server) checkout(ctx context.Context, req api.CheckoutRequest) (r api.C
 			info, err := s.dots.Info(ctx, n)
 			return func(u containerUse) bool { return info.Branch != req.Branch && ofDot(n)(u) && u.branch == "" }, err
 		},
-		change: func(ctx context.Context, _ bool) (err error) {
-			r.Head, err = s.switchBranch(ctx, n, req)
+		change: func(ctx context.Context, _ bool) error {
+			info, err := s.dots.Info(ctx, n)
+			if err != nil {
+				return err
+			}
+			if r.Head, err = s.switchBranch(ctx, n, req); err == nil && info.Branch != req.Branch {
+				r.From = info.Branch
+				r.Users = s.users(ctx, dot.Name{Namespace: n.Namespace, Dot: n.Dot, Branch: info.Branch})
+			}
 			return err
 		},
 	})
@@ -299,10 +306,12 @@ func (s *server) reset(ctx context.Context, req api.ResetRequest) (r api.ResetRe
 		dot: dot.Name{Namespace: n.Namespace, Dot: n.Dot}, what: "reset", noRestart: req.NoRestart,
 		affects: func(ctx context.Context) (func(containerUse) bool, error) { return s.branchUses(ctx, n) },
 		change: func(ctx context.Context, stopped bool) error {
+			users := s.users(ctx, n) // before containers run again, which have nothing open from before
 			res, err := s.dots.Reset(ctx, n, req.Revision, req.Hard || stopped)
 			if err != nil {
 				return err
 			}
+			r.Users = users
 			r.Head, r.Dropped = res.To, int64(res.Discarded)
 			return s.rebind(context.WithoutCancel(ctx), n)
 		},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -39,7 +40,19 @@ func (c *checkoutCmd) run(cmd *cobra.Command, args []string) error {
 	}
 	fmt.Fprintf(c.err, "Switched to branch %s\n", r.Branch)
 	sayRestarted(c.err, r.Restarted)
+	sayUsers(c.err, "Still on branch "+r.From+", until they open their files anew", r.Users)
 	return nil
+}
+
+// sayUsers tells which processes, of none of the containers that were restarted, go on with files from before.
+func sayUsers(w io.Writer, what string, users []string) {
+	if len(users) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "%s:\n", what)
+	for _, u := range users {
+		fmt.Fprintf(w, "  %s\n", oneLine(u))
+	}
 }
 
 // registerNoRestart adds the flag of verbs that restart containers.
