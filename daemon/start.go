@@ -50,7 +50,8 @@ func Start(ctx context.Context, cfg Config) (started bool, err error) {
 	logPath := filepath.Join(cfg.Home, logFile)
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
-		return false, errs.New(errs.KindOf(err), "open the server's log: %w", err)
+		return false, errs.WithHint(errs.New(errs.KindOf(err), "open the server's log: %w", err),
+			"choose another state directory with DM_HOME or --home")
 	}
 	defer log.Close()
 	from, err := log.Seek(0, io.SeekEnd)

@@ -74,6 +74,10 @@ func mayCheckout(tx *store.Tx, n Name, r *dotRecord, branch string, create bool)
 		return nil, errs.WithHint(errs.New(errs.Conflict, "Branch already exists: %s", branch),
 			"switch to it with 'dm checkout %s'", branch)
 	case !create && !there:
+		if _, tag := tx.Ref(tagRef(r.ID, branch)); tag {
+			return nil, errs.WithHint(errs.New(errs.NotFound, "Branch does not exist: %s, which is a tag", branch),
+				"go back to it with 'dm reset %s', or look at it with 'dm mount %s:%s DIR'", branch, n.DotName(), branch)
+		}
 		return nil, errs.WithHint(errs.New(errs.NotFound, "Branch does not exist: %s", branch),
 			"list the branches with 'dm branch', or make it with 'dm checkout -b %s'", branch)
 	case !create:

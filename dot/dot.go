@@ -132,7 +132,7 @@ func (d *Dots) Create(ctx context.Context, n Name, o CreateOptions) (*Info, erro
 	}
 	err := d.store.Update(func(tx *store.Tx) error {
 		if _, ok := tx.Meta(nameKey(n)); ok {
-			return exists(n)
+			return errs.WithHint(exists(n), "choose another name; 'dm path -c %s.SUBDOT' gives this one another subdot", n.DotName())
 		}
 		if err := tx.SetMeta(nameKey(n), []byte(r.ID)); err != nil {
 			return err

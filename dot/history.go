@@ -47,7 +47,7 @@ func (d *Dots) resolve(ctx context.Context, b *branchState, rev string) (object.
 			break
 		}
 		if len(before) == 0 {
-			return object.ID{}, nil, errs.New(errs.NotFound, "revision '%s': the history begins %d commits before '%s'", rev, step, base)
+			return object.ID{}, nil, errs.New(errs.NotFound, "revision '%s': before '%s' there are only %d commits", rev, base, step)
 		}
 		id = before[0]
 		c, err = d.commit(ctx, id)

@@ -125,7 +125,7 @@ func mayMove(ctx context.Context, local Local, cur object.ID, p *Push) (diverged
 		return false, errs.WithHint(errs.New(errs.Conflict, "branch %s is ahead there: it is at commit %s, here at %s",
 			name, cur.Short(), p.Tip.Short()), "pull first")
 	}
-	return false, errDiverged(name, p.Tip, cur, "pull it into another branch to merge by hand, or push with --stash-on-divergence")
+	return false, errDiverged(name, p.Tip, cur, "keep theirs as another branch with 'dm push --stash-on-divergence', or yours with 'dm pull --stash-on-divergence'")
 }
 
 func errDiverged(branch string, here, there object.ID, hint string) error {
@@ -135,5 +135,5 @@ func errDiverged(branch string, here, there object.ID, hint string) error {
 
 // ErrDiverged is the error of a pull that cannot move a branch forward.
 func ErrDiverged(branch string, here, there object.ID) error {
-	return errDiverged(branch, here, there, "keep yours under another name with 'dm checkout -b NAME', or use --stash-on-divergence")
+	return errDiverged(branch, here, there, "keep yours as another branch with 'dm pull --stash-on-divergence'")
 }

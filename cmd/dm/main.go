@@ -90,6 +90,9 @@ func newRoot(a *app) *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if args := cmd.Flags().Args(); len(args) > 0 && cmd.HasSubCommands() {
+			return unknownCommand(cmd, args[0]) // the flag is one of a verb that is not there
+		}
 		return usage(cmd, "%w", err)
 	})
 	root.AddGroup(
@@ -138,9 +141,23 @@ func finish(a *app, cmd *cobra.Command) {
 			if len(args) == 0 {
 				return cmd.Help()
 			}
-			return usage(cmd, "unknown command %q", cmd.CommandPath()+" "+args[0])
+			return unknownCommand(cmd, args[0])
 		}
 	}
+}
+
+// unknownCommand is the error of a name that is no command of cmd, with those that it looks like.
+func unknownCommand(cmd *cobra.Command, name string) error {
+	err := usage(cmd, "unknown command %q", cmd.CommandPath()+" "+name)
+	cmd.SuggestionsMinimumDistance = 2 // the most letters that are wrong; without it cobra suggests nothing
+	like := cmd.SuggestionsFor(name)
+	if len(like) == 0 {
+		return err
+	}
+	for i := range like {
+		like[i] = "'" + cmd.CommandPath() + " " + like[i] + "'"
+	}
+	return errs.WithHint(err, "did you mean %s? See '%s --help'", strings.Join(like, " or "), cmd.CommandPath())
 }
 
 // usage is the error of a command line that has no meaning.

@@ -112,8 +112,12 @@ func (a *app) currentDot(ctx context.Context, c *api.Client) (string, error) {
 	if len(list.Dots) == 1 {
 		return list.Dots[0].Name, nil
 	}
-	return "", errs.New(errs.NotFound,
+	none := errs.New(errs.NotFound,
 		"No current dot is selected. List them with 'dm list' and select one with 'dm switch'.")
+	if len(list.Dots) == 0 {
+		return "", errs.WithHint(none, "there is no dot yet: make one with 'dm init DOT', or 'dm clone' one")
+	}
+	return "", none
 }
 
 // completeDots offers the names of all dots to the shell.

@@ -68,9 +68,9 @@ func (c *pruneCmd) run(cmd *cobra.Command, _ []string) error {
 }
 
 func (c *pruneCmd) print(r api.PruneResult) error {
-	verdict := "pruned"
+	verdict, kept := "pruned", "kept"
 	if r.DryRun {
-		verdict = "would prune"
+		verdict, kept = "would prune", "keep"
 	}
 	type row struct {
 		api.PrunedCommit
@@ -106,7 +106,7 @@ func (c *pruneCmd) print(r api.PruneResult) error {
 	if r.DryRun {
 		freed = "would free about"
 	}
-	_, err := fmt.Fprintf(c.out, "%s %d commits and kept %d, %s %s\n", verdict, len(r.Pruned), len(r.Kept), freed, amount(r.Freed, true))
+	_, err := fmt.Fprintf(c.out, "%s %d commits and %s %d, %s %s\n", verdict, len(r.Pruned), kept, len(r.Kept), freed, amount(r.Freed, true))
 	sayNoRoom(c.err, r.NoRoom)
 	return written(err)
 }

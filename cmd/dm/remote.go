@@ -87,8 +87,10 @@ func newRemoteSwitch(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "switch <remote>",
 		Short: "Make a remote the current one",
-		Args:  argCount(1, 1),
-		RunE:  c.run,
+		Long: "Make a remote the current one: 'dm list' shows its dots until you switch back to 'local', this machine's own server.\n" +
+			"All other commands act as before.",
+		Args: argCount(1, 1),
+		RunE: c.run,
 	}
 }
 

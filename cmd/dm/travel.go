@@ -60,7 +60,7 @@ func tellTravel(w io.Writer, begins string, item api.Travel) (err error) {
 	case api.DidMove:
 		say("%s moved from %.12s to %.12s", item.Ref, item.Old, item.New)
 	case api.DidStash:
-		say("%s has diverged: what was there, %.12s, is kept as %s", item.Ref, item.New, item.Detail)
+		say("%s has diverged: what was at %.12s is kept as %s", item.Ref, item.New, item.Detail)
 	case api.DidClash:
 		say("%s stands for another commit on the other side and was left alone", item.Ref)
 	}
