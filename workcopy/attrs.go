@@ -16,12 +16,14 @@ import (
 func (c *Copy) GetAttr(_ context.Context, id NodeID) (Attr, error) {
 	c.gate.wait()
 	c.mu.RLock()
-	defer c.mu.RUnlock()
 	n, err := c.get(id)
 	if err != nil {
+		c.mu.RUnlock()
 		return Attr{}, err
 	}
-	return n.attr(), nil
+	a, host := n.attr()
+	c.mu.RUnlock()
+	return host.measure(a), nil
 }
 
 // SetAttr changes attributes and returns them as they are then.
@@ -47,11 +49,13 @@ func (c *Copy) SetAttr(ctx context.Context, id NodeID, ch AttrChange) (Attr, err
 	c.change(n)
 	c.setAttr(n, ch)
 	c.journal.inode(n)
-	a := n.attr()
+	a, host := n.attr()
 	if ch.Size != nil {
-		return a, c.end(nil, n)
+		err = c.end(nil, n)
+	} else {
+		err = c.endAttributes(n)
 	}
-	return a, c.endAttributes(n)
+	return host.measure(a), err
 }
 
 func (c *Copy) setAttr(n *node, ch AttrChange) {
@@ -91,7 +95,9 @@ func (c *Copy) lateTimes(n *node, ch AttrChange) (Attr, error) {
 	if ch.Ctime != nil {
 		n.ctime = *ch.Ctime
 	}
-	return n.attr(), c.end(nil)
+	a, host := n.attr()
+	err := c.end(nil)
+	return host.measure(a), err
 }
 
 // GetXattr returns an extended attribute's value.

@@ -59,14 +59,32 @@ func (b *backing) init(c *Copy, id NodeID) {
 	b.files = &c.files
 }
 
+// onDisk says whether the complete backing file exists.
+func (b *backing) onDisk() bool {
+	_, err := os.Lstat(b.path)
+	return err == nil
+}
+
 // look finds out whether the complete backing file exists. The caller holds Copy.mu for writing.
 func (b *backing) look() (complete bool) {
+	complete = b.onDisk()
 	b.unknown = false
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_, err := os.Lstat(b.path)
-	b.exists = err == nil
-	return b.exists
+	b.exists = complete
+	return complete
+}
+
+// known notes whether the complete backing file exists. If not, the committed content is all there is. The caller holds
+// Copy.mu for writing.
+func (f *content) known(complete bool) {
+	f.unknown = false
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.exists = complete
+	if !complete && f.limit > 0 {
+		f.partial, f.part = true, true
+	}
 }
 
 // acquire opens the file, creating it if asked to, and keeps it open until release. It returns nil where there is none.
@@ -301,29 +319,27 @@ func (b *backing) promote() error {
 	return nil
 }
 
-// blocks returns what stat(2) says of a file's blocks of 512 bytes. The caller holds Copy.mu.
-func (f *content) blocks(size uint64) uint64 {
-	if f.partial || f.unknown {
-		if f.committed.Root.IsZero() {
-			return 0
-		}
-		return (size + 511) / 512
+// measure adds to attributes what stat(2) says of the file's blocks of 512 bytes. b may be nil.
+func (b *backing) measure(a Attr) Attr {
+	if b == nil {
+		return a
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.exists {
-		return 0
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.exists {
+		return a
 	}
-	// Not stat(2): who has asked for a time gets a finer one with the next write, on hosts with multigrain timestamps
-	// (Linux 6.13), and the kernel's coarse clock, by which it stamps files of the volume, goes on with it. Each such step is
-	// a time more that is handed over before an fsync.
-	var st unix.Statx_t
-	fd, path, flags := unix.AT_FDCWD, f.path, unix.AT_SYMLINK_NOFOLLOW
-	if f.h != nil {
-		fd, path, flags = f.h.fd, "", unix.AT_EMPTY_PATH
+	var st unix.Stat_t
+	var err error
+	if b.h != nil {
+		err = unix.Fstat(b.h.fd, &st)
+	} else {
+		err = unix.Lstat(b.path, &st)
 	}
-	if err := unix.Statx(fd, path, flags, unix.STATX_BLOCKS, &st); err != nil {
-		return (size + 511) / 512
+	if err != nil {
+		a.Blocks = (a.Size + 511) / 512
+		return a
 	}
-	return st.Blocks
+	a.Blocks = uint64(st.Blocks)
+	return a
 }

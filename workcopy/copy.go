@@ -125,8 +125,8 @@ func (c *Copy) getDir(id NodeID) (*node, error) {
 	return n, err
 }
 
-// getFile returns a regular file's node and makes sure it is known where its bytes are. The caller holds mu for writing.
-func (c *Copy) getFile(id NodeID) (*node, error) {
+// getRegular returns a regular file's node.
+func (c *Copy) getRegular(id NodeID) (*node, error) {
 	n, err := c.get(id)
 	switch {
 	case err != nil:
@@ -136,14 +136,43 @@ func (c *Copy) getFile(id NodeID) (*node, error) {
 	case !n.isRegular():
 		return nil, syscall.EINVAL
 	}
-	c.look(n)
 	return n, nil
 }
 
-func (c *Copy) look(n *node) {
-	if f := n.file; f.unknown && !f.look() && f.limit > 0 {
-		f.partial, f.part = true, true
+// getFile is getRegular and makes sure it is known where the bytes are. The caller holds mu for writing.
+func (c *Copy) getFile(id NodeID) (*node, error) {
+	n, err := c.getRegular(id)
+	if err == nil {
+		c.look(n)
 	}
+	return n, err
+}
+
+func (c *Copy) look(n *node) {
+	if n.file.unknown {
+		n.file.known(n.file.onDisk())
+	}
+}
+
+// fileOf returns the content of a regular file's node, of which it is known then where its bytes are. The host is asked
+// without mu: the first time it may have to read its disk. Nobody makes the file before it is known, or removes it.
+func (c *Copy) fileOf(id NodeID) (*content, error) {
+	c.mu.RLock()
+	n, err := c.getRegular(id)
+	unknown := err == nil && n.file.unknown
+	c.mu.RUnlock()
+	if err != nil {
+		return nil, err
+	}
+	if unknown {
+		complete := n.file.onDisk()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if n.file.unknown {
+			n.file.known(complete)
+		}
+	}
+	return n.file, nil
 }
 
 // begin starts an operation that changes something: it takes mu and reserves room in the journal, so that what is done

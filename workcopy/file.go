@@ -43,20 +43,11 @@ func (c *Copy) Read(ctx context.Context, id NodeID, p []byte, off int64) (int, e
 		return 0, syscall.EINVAL
 	}
 	c.mu.RLock()
-	n, err := c.get(id)
-	if err == nil && n.isRegular() && n.file.unknown {
+	n, err := c.getRegular(id)
+	if err == nil && n.file.unknown {
 		c.mu.RUnlock()
-		c.mu.Lock()
-		n, err = c.getFile(id)
-		c.mu.Unlock()
+		_, err = c.fileOf(id)
 		c.mu.RLock()
-	}
-	switch {
-	case err != nil:
-	case n.isDir():
-		err = syscall.EISDIR
-	case !n.isRegular():
-		err = syscall.EINVAL
 	}
 	if err != nil {
 		c.mu.RUnlock()
@@ -197,17 +188,6 @@ func (c *Copy) beginWrite(ctx context.Context, id NodeID, off, end uint64, killP
 			return nil, err
 		}
 	}
-}
-
-// fileOf returns the content of a regular file's node.
-func (c *Copy) fileOf(id NodeID) (*content, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n, err := c.getFile(id)
-	if err != nil {
-		return nil, err
-	}
-	return n.file, nil
 }
 
 // errBehindEnd says that there is nothing to make zero.

@@ -140,26 +140,31 @@ func (c *Copy) Lookup(ctx context.Context, dir NodeID, name string) (NodeID, Att
 	if err := c.resolve(ctx, false, false, r); err != nil {
 		return 0, Attr{}, err
 	}
-	defer c.mu.Unlock()
-	if r.child == nil {
+	n := r.child
+	if n == nil {
+		c.mu.Unlock()
 		return 0, Attr{}, syscall.ENOENT
 	}
-	r.child.refs++
-	return r.child.id, r.child.attr(), nil
+	n.refs++
+	a, host := n.attr()
+	c.mu.Unlock()
+	return n.id, host.measure(a), nil
 }
 
 func (c *Copy) lookupDots(dir NodeID, name string) (NodeID, Attr, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	n, err := c.get(dir)
 	if err != nil {
+		c.mu.Unlock()
 		return 0, Attr{}, err
 	}
 	if p := n.parent(); name == ".." && p != nil {
 		n = p
 	}
 	n.refs++
-	return n.id, n.attr(), nil
+	a, host := n.attr()
+	c.mu.Unlock()
+	return n.id, host.measure(a), nil
 }
 
 // Make makes a file, directory, symlink, fifo, socket or device and counts a kernel reference on it.
@@ -181,8 +186,8 @@ func (c *Copy) Make(ctx context.Context, dir NodeID, name string, in NewInode) (
 	c.bind(r.dir, name, n)
 	c.stampDir(r.dir)
 	n.refs++
-	id, a = n.id, n.attr()
-	return id, a, c.end(nil, n, r.dir)
+	a, _ = n.attr()
+	return n.id, a, c.end(nil, n, r.dir)
 }
 
 // inherit follows the set-group-ID bit of the directory.
@@ -211,8 +216,8 @@ func (c *Copy) Tmpfile(_ context.Context, dir NodeID, in NewInode) (id NodeID, a
 	n.nlink = 0
 	n.refs++
 	c.journal.inode(n)
-	id, a = n.id, n.attr()
-	return id, a, c.end(nil)
+	a, _ = n.attr()
+	return n.id, a, c.end(nil)
 }
 
 // Link gives a file another name.
@@ -244,8 +249,9 @@ func (c *Copy) Link(ctx context.Context, id, dir NodeID, name string) (a Attr, e
 	c.stamp(n)
 	c.stampDir(r.dir)
 	n.refs++
-	a = n.attr()
-	return a, c.end(nil, n, r.dir)
+	a, host := n.attr()
+	err = c.end(nil, n, r.dir)
+	return host.measure(a), err
 }
 
 // setLinked moves a file into the link table: it has, or is about to have, more than one name.

@@ -90,9 +90,10 @@ type frozen struct {
 func (n *node) isDir() bool     { return n.mode&object.ModeType == object.ModeDir }
 func (n *node) isRegular() bool { return n.mode&object.ModeType == object.ModeRegular }
 
-// attr returns the node's attributes; the caller holds Copy.mu.
-func (n *node) attr() Attr {
-	a := Attr{
+// attr returns the node's attributes; the caller holds Copy.mu. How many blocks a complete file has is for the host to say:
+// measure adds it, without the mutex. host is nil for others.
+func (n *node) attr() (a Attr, host *backing) {
+	a = Attr{
 		Ino: n.ino, Mode: n.mode, Nlink: n.nlink, UID: n.uid, GID: n.gid, Rdev: n.rdev, Size: n.size,
 		Atime: n.atime, Mtime: n.mtime, Ctime: n.ctime,
 	}
@@ -102,11 +103,15 @@ func (n *node) attr() Attr {
 		a.Size = BlockSize
 		a.Blocks = BlockSize / 512
 	case n.isRegular():
-		a.Blocks = n.file.blocks(n.size)
+		if f := n.file; !f.partial && !f.unknown {
+			host = &f.backing
+		} else if !f.committed.Root.IsZero() {
+			a.Blocks = (n.size + 511) / 512
+		}
 	case n.target != "":
 		a.Size = uint64(len(n.target))
 	}
-	return a
+	return a, host
 }
 
 // dropPriv clears what must not outlive a change of a file: capabilities always, and the set-ID bits if kill is set,
