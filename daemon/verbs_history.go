@@ -240,11 +240,13 @@ func (s *server) checkout(ctx context.Context, req api.CheckoutRequest) (r api.C
 			}
 			if r.Head, err = s.switchBranch(ctx, n, req); err == nil && info.Branch != req.Branch {
 				r.From = info.Branch
-				r.Users = s.users(ctx, dot.Name{Namespace: n.Namespace, Dot: n.Dot, Branch: info.Branch})
 			}
 			return err
 		},
 	})
+	if err == nil && r.From != "" { // containers are on the other branch by now, and nobody waits for this
+		r.Users = s.users(ctx, dot.Name{Namespace: n.Namespace, Dot: n.Dot, Branch: r.From})
+	}
 	return r, err
 }
 
@@ -306,12 +308,14 @@ func (s *server) reset(ctx context.Context, req api.ResetRequest) (r api.ResetRe
 		dot: dot.Name{Namespace: n.Namespace, Dot: n.Dot}, what: "reset", noRestart: req.NoRestart,
 		affects: func(ctx context.Context) (func(containerUse) bool, error) { return s.branchUses(ctx, n) },
 		change: func(ctx context.Context, stopped bool) error {
-			users := s.users(ctx, n) // before containers run again, which have nothing open from before
-			res, err := s.dots.Reset(ctx, n, req.Revision, req.Hard || stopped)
+			hard := req.Hard || stopped
+			if hard { // before containers run again, which have nothing open from before
+				r.Users = s.users(ctx, n)
+			}
+			res, err := s.dots.Reset(ctx, n, req.Revision, hard)
 			if err != nil {
 				return err
 			}
-			r.Users = users
 			r.Head, r.Dropped = res.To, int64(res.Discarded)
 			return s.rebind(context.WithoutCancel(ctx), n)
 		},
