@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dm/object"
 )
 
@@ -42,6 +44,32 @@ func TestHostHoldsNobodyUp(t *testing.T) {
 				t.Error("the mutex of all is held while one file is waited for")
 			}
 		})
+	}
+}
+
+// TestBlocksWithoutTimes: to ask for a file's attributes does not make the host stamp its next write with a finer clock. Others
+// on the machine may move that clock on, so some rounds are enough; if it were the question, hardly any would be left.
+func TestBlocksWithoutTimes(t *testing.T) {
+	r := newRig(t)
+	const rounds, enough = 100, 20
+	coarse := 0
+	for i := range rounds {
+		id := r.file(fmt.Sprint("f", i))
+		r.write(id, 0, "bytes")
+		_, err := r.c.GetAttr(r.ctx, id)
+		r.ok(err)
+		r.write(id, 0, "bytes")
+		var now unix.Timespec
+		r.ok(unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now))
+		var st unix.Stat_t
+		r.ok(unix.Stat(r.c.nodes[id].file.path, &st))
+		if st.Ctim.Nano() <= now.Nano() {
+			coarse++
+		}
+		time.Sleep(5 * time.Millisecond) // a step of the coarse clock
+	}
+	if coarse < enough {
+		t.Errorf("only %d of %d writes have a time of the coarse clock", coarse, rounds)
 	}
 }
 
