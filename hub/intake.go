@@ -3,6 +3,7 @@ package hub
 import (
 	"errors"
 	"fmt"
+	"io"
 
 	"dm/internal/errs"
 	"dm/object"
@@ -21,6 +22,25 @@ type contents struct {
 
 func newContents() contents {
 	return contents{kinds: map[object.ID]object.Kind{}, needs: map[object.ID]object.Kind{}, chain: map[object.ID]int{}}
+}
+
+// read calls fn with each record of a pack that keeps to the rules.
+func (c *contents) read(r *pack.Reader, fn func(*pack.Record) error) error {
+	for {
+		rec, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = c.enter(&rec.Head)
+		}
+		if err == nil {
+			err = fn(rec)
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // enter takes note of a record. A few bytes can unpack to four million and cost the hub the time for them, so the sum is

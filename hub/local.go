@@ -172,7 +172,7 @@ func (e *localEngine) takeIn(ctx context.Context, s *sight, body io.Reader) (st 
 	}
 	defer batch.Abort()
 	in := &intake{e: e, sight: s, batch: batch, contents: newContents()}
-	if err := in.read(ctx, pack.NewReader(body)); err != nil {
+	if err := in.read(pack.NewReader(body), func(rec *pack.Record) error { return in.record(ctx, rec) }); err != nil {
 		return st, err
 	}
 	st.Objects, st.Bytes = len(in.kinds), in.bytes
@@ -218,24 +218,6 @@ type intake struct {
 	e     *localEngine
 	sight *sight
 	batch *store.Batch
-}
-
-func (in *intake) read(ctx context.Context, r *pack.Reader) error {
-	for {
-		rec, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := in.enter(&rec.Head); err != nil {
-			return err
-		}
-		if err := in.record(ctx, rec); err != nil {
-			return err
-		}
-	}
 }
 
 // record decodes an object, compares it with its id, and stores it.

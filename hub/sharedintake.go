@@ -3,7 +3,6 @@ package hub
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -116,23 +115,13 @@ type sharedIntake struct {
 
 // scan looks at the pack's form: where its records are, and that it is whole and within limits.
 func (in *sharedIntake) scan() error {
-	r := pack.NewReader(bytes.NewReader(in.data))
 	off := int64(pack.HeaderLen)
-	for {
-		rec, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := in.enter(&rec.Head); err != nil {
-			return err
-		}
+	return in.read(pack.NewReader(bytes.NewReader(in.data)), func(rec *pack.Record) error {
 		in.at[rec.ID] = len(in.records)
 		in.records = append(in.records, remote.Located{Head: rec.Head, Off: off})
 		off += int64(rec.RecordLen())
-	}
+		return nil
+	})
 }
 
 // standsOutside says whether a record is a delta of what is not before it in the pack.
