@@ -17,9 +17,9 @@ type resetCmd struct {
 func newReset(a *app) *cobra.Command {
 	c := &resetCmd{dotFlag: dotFlag{app: a}}
 	cmd := &cobra.Command{
-		Use:   "reset [--hard] <revision>",
-		Short: "Take the current branch and its working copy back to a commit",
-		Args:  argCount(1, 1),
+		Use:   "reset [--hard] [revision]",
+		Short: "Take the current branch and its working copy back to a commit (default HEAD)",
+		Args:  argCount(0, 1),
 		RunE:  c.run,
 	}
 	c.register(cmd)
@@ -33,7 +33,11 @@ func (c *resetCmd) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	r, err := server.Reset(cmd.Context(), api.ResetRequest{Dot: dot, Revision: args[0], Hard: c.hard, NoRestart: c.noRestart})
+	revision := "HEAD"
+	if len(args) > 0 {
+		revision = args[0]
+	}
+	r, err := server.Reset(cmd.Context(), api.ResetRequest{Dot: dot, Revision: revision, Hard: c.hard, NoRestart: c.noRestart})
 	if err != nil {
 		return err
 	}
