@@ -269,11 +269,6 @@ func (s *stack) round(round int) {
 	})
 	time.Sleep(500 * time.Millisecond)
 	before := s.acked(start)
-	for _, svc := range s.services {
-		if svc.Unconfirmed {
-			before[svc.Name] = start[svc.Name]
-		}
-	}
 	time.Sleep(flushWait)
 	rev := s.commit(fmt.Sprintf("round %d", round))
 	after := s.acked(start)

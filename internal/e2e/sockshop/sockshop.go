@@ -1,12 +1,14 @@
 // Package sockshop is the stack of the containers' story: five services of Debian's packages as images of a test's own Docker
 // engine, and what a user does with each through its own client.
 //
-// Each service keeps a list of numbered items. An item is written durably before its client returns, but RabbitMQ keeps it in
-// memory until it has nothing else to do: its client asks for no confirmation. The images behave like those of a registry: the first start on an empty directory makes the database, and
-// the directory belongs to the service's user, who the container runs as.
+// Each service keeps a list of numbered items. An item is written durably before its client returns, except that RabbitMQ
+// keeps it in memory until it has nothing else to do: its client asks for no confirmation. The images behave like those of a
+// registry: the first start on an empty directory makes the database, and the directory belongs to the service's user, who the
+// container runs as.
 package sockshop
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -17,14 +19,15 @@ import (
 type Service struct {
 	Name  string // in the compose file, and of the subdot
 	Image string
-	// Unconfirmed says that a client that returns is no promise that the item is on disk.
-	Unconfirmed bool
-
 	made  docker.Image
+	rest  string // seconds between two items of a load; "" is loadRest
 	write string // a shell command that writes item $i; it may be the first
 	count string // a shell command that prints how many items there are
 	wipe  string // a shell command that destroys what there is
 }
+
+// loadRest is how many seconds a load waits between two items.
+const loadRest = "0.05"
 
 // Services returns all services.
 func Services() []Service {
@@ -70,7 +73,8 @@ func (s Service) Wipe() []string { return []string{"sh", "-c", s.wipe} }
 // Load returns the command that writes items from the number on until the container is stopped, and notes the last that
 // was written in a file that is not on the volume.
 func (s Service) Load(from int) []string {
-	return []string{"sh", "-c", fmt.Sprintf("i=%d; while %s; do echo $i > /tmp/acked.new; mv /tmp/acked.new /tmp/acked; i=$((i+1)); sleep 0.05; done", from, s.write)}
+	return []string{"sh", "-c", fmt.Sprintf("i=%d; while %s; do echo $i > /tmp/acked.new; mv /tmp/acked.new /tmp/acked; i=$((i+1)); sleep %s; done",
+		from, s.write, cmp.Or(s.rest, loadRest))}
 }
 
 // Acked returns the command that prints the last number that Load noted.
@@ -152,6 +156,7 @@ rootdn "cn=admin,dc=shop"
 rootpw secret
 directory /var/lib/ldap
 maxsize 33554432
+sizelimit unlimited
 `},
 				{Path: "/top.ldif", Mode: 0o644, Text: "dn: dc=shop\nobjectClass: dcObject\nobjectClass: organization\ndc: shop\no: shop\n"},
 				run(`test -s /var/lib/ldap/data.mdb || slapadd -f /etc/ldap/slapd.conf -l /top.ldif
@@ -168,7 +173,9 @@ exec slapd -h ldapi://%2Frun%2Fslapd%2Fs -f /etc/ldap/slapd.conf -d 0`),
 func rabbitmq() Service {
 	const url = "--server=127.0.0.1"
 	return Service{
-		Name: "shipping", Image: "rabbitmq:3.10", Unconfirmed: true,
+		Name: "shipping", Image: "rabbitmq:3.10",
+		// It keeps persistent messages that nobody asked it to confirm in memory until it has had a rest of about 0.2 seconds.
+		rest: "0.3",
 		made: docker.Image{
 			Dirs: []docker.Dir{
 				{Path: "/var/lib/rabbitmq", Mode: 0o750, User: "rabbitmq"},
