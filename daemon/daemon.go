@@ -31,12 +31,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"time"
 
 	"dm/api"
 	"dm/dockervol"
+	"dm/internal/background"
 	"dm/internal/errs"
 )
 
@@ -110,10 +110,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		// The heap is mostly caches and buffers, which are bounded: collecting garbage is cheap beside what it would take up.
 		debug.SetGCPercent(50)
 	}
-	if runtime.GOMAXPROCS(0) < 4 {
-		// Serving a filesystem is short round trips; with fewer, a request waits for a thread that is in a system call.
-		runtime.GOMAXPROCS(4)
-	}
+	background.Reserve()
 	raiseFileLimit(log)
 	log.Info("server starts", "version", api.Version, "revision", api.Revision(), "home", h.dir, "pid", os.Getpid())
 	s, err := newServer(ctx, cfg, h, log)

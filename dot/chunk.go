@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"dm/chunker"
+	"dm/internal/background"
 	"dm/object"
 	"dm/workcopy"
 )
@@ -72,10 +72,11 @@ type window struct {
 
 // chunkFiles gives each file its new content and returns the number of bytes it read for that.
 func chunkFiles[F frozenFile](ctx context.Context, src object.Source, sink chunkSink, files []F, progress func(Progress)) (uint64, error) {
-	workers := runtime.GOMAXPROCS(0)
-	planners := min(2*workers, max(len(files), 1))
+	workers := background.Workers()
+	planners := min(workers, max(len(files), 1))
 	c := &chunking{
-		src: src, sink: sink, jobs: make(chan job), meter: newMeter(progress),
+		// Some jobs wait, so that a worker that is done needs not.
+		src: src, sink: sink, jobs: make(chan job, 2*workers), meter: newMeter(progress),
 		// Each planner that waits for a window holds one at most, so with more windows than planners some window is
 		// free or with a worker, and a worker always finishes.
 		windows:  make(chan *window, planners+2*workers),
@@ -105,6 +106,7 @@ func chunkFiles[F frozenFile](ctx context.Context, src object.Source, sink chunk
 		planning.Add(1)
 		g.Go(func() error {
 			defer planning.Done()
+			background.Thread()
 			for f := range queue {
 				if err := c.file(ctx, f); err != nil {
 					return fmt.Errorf("chunk %s: %w", f.Path(), err)
@@ -114,7 +116,11 @@ func chunkFiles[F frozenFile](ctx context.Context, src object.Source, sink chunk
 		})
 	}
 	for range workers {
-		g.Go(func() error { c.work(ctx); return nil })
+		g.Go(func() error {
+			background.Thread()
+			c.work(ctx)
+			return nil
+		})
 	}
 	go func() {
 		planning.Wait()

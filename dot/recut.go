@@ -3,8 +3,6 @@ package dot
 import (
 	"context"
 
-	"golang.org/x/sync/errgroup"
-
 	"dm/chunker"
 	"dm/internal/errs"
 	"dm/object"
@@ -29,26 +27,35 @@ func (c *chunking) large(ctx context.Context, f frozenFile) (content object.Cont
 	if err != nil {
 		return content, err
 	}
+	ctx, cancel := context.WithCancelCause(ctx) // the first error counts
+	defer cancel(nil)
 	steps := make(chan step, maxSteps)
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		defer close(steps)
-		p := &plan{
-			chunking: c, ctx: ctx, f: f, cut: cut, size: f.Size(), base: f.Base().Size,
-			// The plan needs the old boundaries before the list is built up to there, so it has an editor of its own,
-			// of which it uses only the reading half.
-			old:   object.NewListEditor(ctx, c.src, nil, f.Base(), cut),
-			dirty: f.Dirty(), steps: steps,
+	built := make(chan struct{})
+	go func() {
+		defer close(built)
+		if content, err = c.build(ctx, f, cut, steps); err != nil {
+			cancel(err)
 		}
-		defer p.leave()
-		return p.run()
-	})
-	g.Go(func() error {
-		content, err = c.build(ctx, f, cut, steps)
-		return err
-	})
-	err = g.Wait()
-	return content, err
+	}()
+	if err := c.plan(ctx, f, cut, steps); err != nil {
+		cancel(err) // before the end of the steps, which is not that of the file
+	}
+	close(steps)
+	<-built
+	return content, context.Cause(ctx)
+}
+
+// plan sends the steps of a file's plan.
+func (c *chunking) plan(ctx context.Context, f frozenFile, cut object.Cut, steps chan<- step) error {
+	p := &plan{
+		chunking: c, ctx: ctx, f: f, cut: cut, size: f.Size(), base: f.Base().Size,
+		// The plan needs the old boundaries before the list is built up to there, so it has an editor of its own, of which it
+		// uses only the reading half.
+		old:   object.NewListEditor(ctx, c.src, nil, f.Base(), cut),
+		dirty: f.Dirty(), steps: steps,
+	}
+	defer p.leave()
+	return p.run()
 }
 
 // build takes the steps of a plan into the file's list.

@@ -2,11 +2,11 @@ package pack
 
 import (
 	"encoding/binary"
-	"runtime"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
+	"dm/internal/background"
 	"dm/internal/errs"
 	"dm/object"
 )
@@ -24,7 +24,7 @@ const (
 )
 
 // Codec encodes and decodes objects. It is safe for concurrent use and keeps at most one compressor and one decompressor
-// per core, so that its memory does not grow with the number of callers.
+// for each of background.Workers, so that its memory does not grow with the number of callers.
 type Codec struct {
 	enc     *zstd.Encoder
 	small   *zstd.Encoder // for what is worth more time
@@ -44,7 +44,7 @@ type scratch struct {
 
 // NewCodec returns a codec. Close it when no call is running any more.
 func NewCodec(level Level) (*Codec, error) {
-	n := runtime.GOMAXPROCS(0)
+	n := background.Workers()
 	enc, err := zstd.NewWriter(nil, encoderOptions(level, n)...)
 	if err != nil {
 		return nil, err
