@@ -31,6 +31,7 @@ func RunFlusher() error {
 	}
 	unix.CloseOnExec(flusherFD)
 	c := &child{conn: conn, cuts: make(chan func()), slow: make(chan func()), mounts: map[uint32]*childMount{}}
+	c.kept.Store(mayKeep())
 	var hello []byte
 	for range cutThreads {
 		hello = binary.LittleEndian.AppendUint32(hello, startThread(c.cuts))
@@ -70,6 +71,7 @@ type child struct {
 	wmu  sync.Mutex
 	cuts chan func()
 	slow chan func()
+	kept atomic.Int64 // how many more files may be kept open
 
 	mu     sync.Mutex
 	mounts map[uint32]*childMount
@@ -88,6 +90,8 @@ type childMount struct {
 // keptFiles are files kept open from the first step of a cut to its end. Who flushes them holds a reference, so that a
 // release does not close what is in use.
 type keptFiles struct {
+	room *atomic.Int64 // for more of them
+
 	mu    sync.Mutex
 	files map[workcopy.NodeID]int
 	users int
@@ -184,7 +188,7 @@ func (c *child) attach(id uint32, payload []byte) error {
 		if c.mounts[id] != nil {
 			return unix.Close(fd)
 		}
-		c.mounts[id] = &childMount{fd: fd, kept: &keptFiles{files: map[workcopy.NodeID]int{}}}
+		c.mounts[id] = &childMount{fd: fd, kept: newKept(&c.kept)}
 		return nil
 	})
 }
@@ -193,7 +197,7 @@ func (c *child) attach(id uint32, payload []byte) error {
 func (m *childMount) release(slow chan<- func()) {
 	m.mu.Lock()
 	old := m.kept
-	m.kept = &keptFiles{files: map[workcopy.NodeID]int{}}
+	m.kept = newKept(old.room)
 	m.mu.Unlock()
 	old.mu.Lock()
 	old.over = true
@@ -229,6 +233,7 @@ func (k *keptFiles) close(slow chan<- func()) {
 		for _, fd := range k.files {
 			unix.Close(fd)
 		}
+		k.room.Add(int64(len(k.files)))
 		return nil
 	})
 }
@@ -287,13 +292,32 @@ func openNode(mount int, id workcopy.NodeID) (int, error) {
 	return unix.OpenByHandleAt(mount, unix.NewFileHandle(handleType, b), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK)
 }
 
-// maxKept bounds the files kept open; the others of a cut are opened and closed each time.
-const maxKept = 1 << 14
+// maxKept bounds the files kept open; the others of a cut are opened and closed each time, and the kernel then asks for their
+// attributes each time.
+const maxKept = 1 << 16
+
+// mayKeep returns how many files may be kept open. The child has the limit of open files that the server has raised.
+func mayKeep() int64 {
+	const others = 1 << 10
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0
+	}
+	return max(0, int64(min(limit.Cur, maxKept+others))-others)
+}
+
+func newKept(room *atomic.Int64) *keptFiles {
+	return &keptFiles{room: room, files: map[workcopy.NodeID]int{}}
+}
 
 func (k *keptFiles) keep(id workcopy.NodeID, fd int) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if _, have := k.files[id]; have || len(k.files) >= maxKept {
+	if _, have := k.files[id]; have {
+		return false
+	}
+	if k.room.Add(-1) < 0 {
+		k.room.Add(1)
 		return false
 	}
 	k.files[id] = fd
@@ -301,19 +325,15 @@ func (k *keptFiles) keep(id workcopy.NodeID, fd int) bool {
 }
 
 func (k *keptFiles) flushFile(mount int, how flushKind, id workcopy.NodeID) error {
-	keep := how != flushAlone && how != flushSettle
-	fd, have := -1, false
-	if keep {
-		k.mu.Lock()
-		fd, have = k.files[id]
-		k.mu.Unlock()
-	}
+	k.mu.Lock()
+	fd, have := k.files[id]
+	k.mu.Unlock()
 	if !have {
 		var err error
 		if fd, err = openNode(mount, id); err != nil {
 			return err
 		}
-		if !keep || !k.keep(id, fd) {
+		if how == flushAlone || how == flushSettle || !k.keep(id, fd) {
 			defer unix.Close(fd)
 		}
 	}

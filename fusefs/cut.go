@@ -98,7 +98,7 @@ func (c *cutter) Flush(ctx context.Context) error {
 		if err := c.flush(ctx, flushOpen); err != nil {
 			return err
 		}
-		if err := c.notify(ctx, c.leases.recall(maxLeases)); err != nil {
+		if err := c.notify(ctx, c.leases.recall()); err != nil {
 			return err
 		}
 	}
@@ -109,7 +109,7 @@ func (c *cutter) Flush(ctx context.Context) error {
 		return err
 	}
 	c.leases.dimDown()
-	if err := c.notify(ctx, c.leases.recall(maxLeases)); err != nil {
+	if err := c.notify(ctx, c.leases.recall()); err != nil {
 		return err
 	}
 	return c.flushUntil(ctx, flushData, flushShort)
@@ -159,7 +159,7 @@ func (c *cutter) Recall(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flushWait)
 	defer cancel()
 	c.leases.darken()
-	return c.notify(ctx, c.leases.recall(maxLeases))
+	return c.notify(ctx, c.leases.recall())
 }
 
 // FlushRecent is a step of workcopy.Kernel.
@@ -300,9 +300,11 @@ func (c *cutter) tidy(ctx context.Context) {
 			}
 			err = c.flusher.release(ctx, c.id.Load())
 		case <-c.leases.full:
-			err = c.notify(ctx, c.leases.recall(maxLeases/8))
+			err = c.notify(ctx, c.leases.recallOf(maxLeases/8, time.Now()))
 		case <-tick.C:
-			err = c.retire(ctx, time.Now().Add(-coolTime), tidyBatch)
+			if err = c.notify(ctx, c.leases.recallOf(tidyBatch, time.Now().Add(-idleTime))); err == nil {
+				err = c.retire(ctx, time.Now().Add(-coolTime), tidyBatch)
+			}
 		}
 		if err != nil && ctx.Err() == nil && !c.mount.gone() {
 			c.mount.log.Warn("leases of a volume cannot be tidied up", "err", err)

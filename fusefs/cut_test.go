@@ -38,6 +38,7 @@ func helpers() map[string]func(args []string) error {
 		"poll":       func(a []string) error { return poll(a[0]) },
 		"make-many":  func(a []string) error { return makeMany(a[0], a[1]) },
 		"write-many": func(a []string) error { return writeMany(a[0]) },
+		"write-once": func(a []string) error { return writeOnce(a[0], a[1]) },
 		"sync-loop":  func(a []string) error { return syncLoop(a[0]) },
 		"deed":       func(a []string) error { return doDeed(a[0], a[1]) },
 	}
@@ -315,6 +316,78 @@ func TestCutWithoutLeases(t *testing.T) {
 	if s.violations > 0 {
 		t.Errorf("%d violations, the first: %v", s.violations, s.first)
 	}
+}
+
+// A file that was merely looked at has no lease; its first write is in a cut all the same if what was written after it is.
+// Without the question that the kernel asks before a first write, cuts would be wrong.
+func TestCutOfFilesLookedAt(t *testing.T) {
+	const files = 4000
+	for _, skip := range []bool{false, true} {
+		v := newProbe(1+files, 4096)
+		m := mountTest(t, v, Options{Cache: Writeback, Flusher: newTestFlusher(t)})
+		if skip {
+			m.leases.skipAsked.Store(3) // node of the second file
+		}
+		stop := helper(t, "write-once", m.Dir(), strconv.Itoa(files))
+		var last uint64
+		cuts, wrong := 0, 0
+		for deadline := time.Now().Add(20 * time.Second); last < files && time.Now().Before(deadline); cuts++ {
+			content, _, err := v.cut(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if last = number(content[0]); slices.ContainsFunc(content[1:1+last], func(b []byte) bool { return number(b) == 0 }) {
+				wrong++
+			}
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("without the question %v: %d of %d cuts wrong", skip, wrong, cuts)
+		if last != files || cuts < 20 || skip != (wrong > 0) {
+			t.Errorf("without the question %v: %d of %d cuts wrong, %d files written", skip, wrong, cuts, last)
+		}
+	}
+}
+
+func number(block []byte) uint64 {
+	if len(block) < 8 {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(block)
+}
+
+// writeOnce looks at all files but the first and then writes once to each, and each time its number to the first.
+func writeOnce(dir, count string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		if _, err := os.Lstat(filepath.Join(dir, strconv.Itoa(i+1))); err != nil {
+			return err
+		}
+	}
+	first, err := os.OpenFile(filepath.Join(dir, "0"), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer first.Close()
+	block := make([]byte, 8)
+	for i := range n {
+		f, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(i+1)), os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close() // closing writes a file out
+		binary.LittleEndian.PutUint64(block, uint64(i+1))
+		for _, f := range []*os.File{f, first} {
+			if _, err := f.WriteAt(block, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Of many files that were just made, and looked at, hardly one has to be visited behind the gate; and what was written to

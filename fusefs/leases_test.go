@@ -8,35 +8,81 @@ import (
 	"dm/workcopy"
 )
 
+// written has the kernel ask for attributes, and then before its first write.
+func (l *leases) written(id workcopy.NodeID) {
+	l.take(id, 1)
+	l.writes(id)
+}
+
 func TestLeases(t *testing.T) {
 	l := newLeases(true)
 	l.max.Store(2)
-	if !l.take(10, 1) || !l.take(11, 1) || !l.take(10, 0) {
-		t.Fatal("no lease while there is room")
+	if !l.take(10, 1) || l.isHot(10) {
+		t.Error("a file that is merely looked at costs a lease, or its attributes may not be held")
 	}
-	if l.take(12, 1) {
-		t.Error("more leases than allowed")
-	}
-	if l.isHot(12) {
-		t.Error("a file that was only looked at may be dirty")
+	l.written(10)
+	l.written(11)
+	if !l.take(10, 0) || !l.isHot(10) || !l.isHot(11) {
+		t.Fatal("no lease for a file that is written")
 	}
 	if l.takeForWrite(12); !l.isHot(12) {
 		t.Error("a file that is written without a lease is not flushed")
 	}
+	if l.take(12, 1) {
+		t.Error("more leases than allowed")
+	}
 	if hot := l.hot(); len(hot) != 3 {
 		t.Errorf("hot: %v", hot)
 	}
-	ids := l.recall(10)
+	l.writes(13) // not a file that the kernel has
+	if l.isHot(13) {
+		t.Error("a directory has a lease")
+	}
+	ids := l.recall()
 	slices.Sort(ids)
 	if !slices.Equal(ids, []workcopy.NodeID{10, 11}) {
 		t.Errorf("called back: %v", ids)
 	}
-	if !l.isHot(10) || len(l.recall(10)) != 0 {
+	if !l.isHot(10) || len(l.recall()) != 0 {
 		t.Error("a file called back stays hot and has no lease")
 	}
-	l.forget(10, 1)
+	l.written(14)
+	l.written(15)
+	l.written(16) // the kernel holds its attributes already: it is one too many, and counts
+	if !l.isHot(16) || len(l.recall()) != 3 || len(l.full) != 1 {
+		t.Error("a file that is written is not known because there are many")
+	}
+	l.forget(10, 2)
 	if l.isHot(10) || l.known(10) {
 		t.Error("a forgotten file is kept")
+	}
+}
+
+// A file that may be written to by somebody who has asked already gets a lease with each answer.
+func TestWarmFilesAreLeased(t *testing.T) {
+	l := newLeases(true)
+	l.written(10)
+	l.recall()
+	if !l.take(10, 0) || len(l.recall()) != 1 {
+		t.Error("attributes of a warm file may be held without a lease")
+	}
+	l.cool(10, time.Now().Add(time.Second))
+	if !l.take(10, 0) || len(l.recall()) != 0 {
+		t.Error("a file that nobody writes to any more has a lease")
+	}
+}
+
+func TestIdleLeasesAreCalledBack(t *testing.T) {
+	l := newLeases(true)
+	l.written(10)
+	l.written(11)
+	between := time.Now()
+	l.wrote(11)
+	if ids := l.recallOf(10, between); !slices.Equal(ids, []workcopy.NodeID{10}) {
+		t.Errorf("called back: %v", ids)
+	}
+	if ids := l.recallOf(10, between); len(ids) != 0 {
+		t.Errorf("called back, though it was heard of: %v", ids)
 	}
 }
 
@@ -45,6 +91,7 @@ func TestForgetLeavesNewReferences(t *testing.T) {
 	l := newLeases(true)
 	l.take(10, 1)
 	l.take(10, 1)
+	l.writes(10)
 	l.forget(10, 1)
 	if !l.known(10) || !l.isHot(10) {
 		t.Error("one FORGET took two references")
@@ -57,25 +104,25 @@ func TestLeasesInTheDark(t *testing.T) {
 	l := newLeases(true)
 	l.darken()
 	first := l.dark.Load()
-	if l.take(10, 1) {
+	if l.takeForWrite(10) {
 		t.Error("a lease was given during a cut")
 	}
 	l.lighten(first)
-	if !l.take(10, 0) {
+	if !l.takeForWrite(10) {
 		t.Error("no lease after the cut")
 	}
 	l.darken()
 	l.lighten(first)
 	l.lighten(0)
-	if l.take(11, 1) {
+	if l.takeForWrite(11) {
 		t.Error("a request of the first cut ended the second's dark")
 	}
 }
 
 func TestFilesCool(t *testing.T) {
 	l := newLeases(true)
-	l.take(10, 1)
-	l.recall(1)
+	l.written(10)
+	l.recall()
 	l.ref(11, 1)
 	l.wrote(11) // without a lease: mapped
 	now := time.Now()

@@ -283,7 +283,12 @@ func (fs *filesystem) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name st
 	}
 	c := begin(cancel, h)
 	defer c.finish()
-	value, err := fs.vol.GetXattr(c, workcopy.NodeID(h.NodeId), name)
+	id := workcopy.NodeID(h.NodeId)
+	if name == workcopy.Capability {
+		fs.leases.writes(id)
+		defer fs.leases.writes(id)
+	}
+	value, err := fs.vol.GetXattr(c, id, name)
 	if err != nil {
 		return 0, fs.failures.status("getxattr", h.NodeId, err)
 	}

@@ -20,7 +20,7 @@ type probe struct {
 	kernel workcopy.Kernel
 
 	cached, direct atomic.Int64 // WRITEs from the kernel's cache, and others
-	asked          atomic.Int64 // GETATTRs of files
+	attrs, caps    atomic.Int64 // questions for attributes of files, and for the one before the first write(2)
 }
 
 // probeFile is a file of the probe; its node follows the root's.
@@ -118,7 +118,7 @@ func (p *probe) GetAttr(_ context.Context, id workcopy.NodeID) (workcopy.Attr, e
 	p.lockGate()
 	defer p.mu.Unlock()
 	if id != workcopy.RootID {
-		p.asked.Add(1)
+		p.attrs.Add(1)
 	}
 	return p.attr(id)
 }
@@ -238,7 +238,12 @@ func (p *probe) Rename(context.Context, workcopy.NodeID, string, workcopy.NodeID
 
 func (p *probe) Readlink(context.Context, workcopy.NodeID) (string, error) { return "", syscall.EINVAL }
 
-func (p *probe) GetXattr(context.Context, workcopy.NodeID, string) ([]byte, error) {
+func (p *probe) GetXattr(_ context.Context, _ workcopy.NodeID, name string) ([]byte, error) {
+	if name == workcopy.Capability {
+		p.lockGate()
+		defer p.mu.Unlock()
+		p.caps.Add(1)
+	}
 	return nil, syscall.ENODATA
 }
 

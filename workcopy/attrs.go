@@ -100,8 +100,15 @@ func (c *Copy) lateTimes(n *node, ch AttrChange) (Attr, error) {
 	return host.measure(a), err
 }
 
-// GetXattr returns an extended attribute's value.
+// Capability is the extended attribute for which the kernel asks before the first write(2) on a file whose attributes it got.
+const Capability = "security.capability"
+
+// GetXattr returns an extended attribute's value. For Capability it waits at the gate, as GetAttr does and for the same
+// reason.
 func (c *Copy) GetXattr(_ context.Context, id NodeID, name string) ([]byte, error) {
+	if name == Capability {
+		c.gate.wait()
+	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	n, err := c.get(id)
