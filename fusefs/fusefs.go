@@ -8,9 +8,9 @@
 // With Cache Writeback a write(2) ends in the kernel's page cache and this server hears of it later. A commit that is to
 // show one instant then needs three things of the mount, which it gives as a workcopy.Kernel:
 //
-//	leases    the attributes of a regular file that the kernel may hold as valid. Before each write(2) the kernel
-//	          wants valid attributes; taking a lease back makes the next write(2) ask, and the question waits at the
-//	          working copy's gate.
+//	leases    the attributes that the kernel may hold as valid of a regular file that it writes to. Before each write(2)
+//	          the kernel wants valid attributes; taking a lease back makes the next write(2) ask, and the question waits
+//	          at the working copy's gate. Before the first write(2) it asks, too, and that makes the lease.
 //	flusher   a child process that opens inodes by handle and has the kernel write them out. The server itself must
 //	          never touch its own mount: killed in such a call it would never end.
 //	flush set what had a lease since the last cut, or showed that it is written without one (a shared mmap).
