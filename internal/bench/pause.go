@@ -85,8 +85,11 @@ func keepBusy(ctx context.Context, dbs []database) func() error {
 	}
 }
 
+// quietLimit bounds the time for which writers are watched while there is no commit.
+const quietLimit = 2 * time.Second
+
 // pauseRounds writes fresh data and commits it, again and again. Before each commit the writers are watched for as long
-// as the commit before took.
+// as the commit before took, or quietLimit.
 func pauseRounds(ctx context.Context, s *server, r *record, w *writers, root, key string) error {
 	bulk, err := os.OpenFile(filepath.Join(root, "bulk", "file"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -108,7 +111,7 @@ func pauseRounds(ctx context.Context, s *server, r *record, w *writers, root, ke
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(min(quiet, 5*time.Second)):
+		case <-time.After(quiet):
 		}
 		n, longest, err := w.ask()
 		if err != nil {
@@ -129,7 +132,7 @@ func pauseRounds(ctx context.Context, s *server, r *record, w *writers, root, ke
 		r.add(key+"/pause_ms", c.Pause)
 		r.add(key+"/dirty", float64(c.Dirty))
 		r.usage(key, u)
-		quiet = u.wall
+		quiet = min(u.wall, quietLimit)
 	}
 	return nil
 }
@@ -210,7 +213,7 @@ func pauseTable(r *record) {
 		for _, m := range []struct{ key, name string }{
 			{"pause_ms", "pause, the server's figure"},
 			{"commit_ms", "longest write while a commit runs"},
-			{"quiet_ms", "longest write in as long a time without one"},
+			{"quiet_ms", fmt.Sprintf("longest write in up to %v without one", quietLimit)},
 		} {
 			k := load.key + "/" + m.key
 			rows = append(rows, []string{load.name, m.name, millis(r.med(k)), millis(r.quantile(k, 0.99)), millis(r.quantile(k, 1))})
