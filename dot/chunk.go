@@ -46,7 +46,8 @@ type chunking struct {
 	sink     chunkSink
 	jobs     chan job
 	windows  chan *window
-	zeroStep uint64 // length of a gear chunk of zeros
+	cores    chan struct{} // holds one for each goroutine that computes
+	zeroStep uint64        // length of a gear chunk of zeros
 	read     atomic.Uint64
 	meter    *meter
 }
@@ -80,6 +81,7 @@ func chunkFiles[F frozenFile](ctx context.Context, src object.Source, sink chunk
 		// Each planner that waits for a window holds one at most, so with more windows than planners some window is
 		// free or with a worker, and a worker always finishes.
 		windows:  make(chan *window, planners+2*workers),
+		cores:    make(chan struct{}, workers),
 		zeroStep: uint64(chunker.Gear(make([]byte, chunker.Max))),
 	}
 	for range cap(c.windows) {
@@ -141,6 +143,8 @@ func (c *chunking) work(ctx context.Context) {
 }
 
 func (c *chunking) store(ctx context.Context, data []byte, old object.ID) (object.ID, error) {
+	c.cores <- struct{}{}
+	defer func() { <-c.cores }()
 	switch {
 	case chunker.Zero(data):
 		return object.ID{}, nil

@@ -264,7 +264,9 @@ func (p *plan) chunk(at uint64) (uint64, error) {
 	}
 	n := min(uint64(len(buf)), want)
 	if p.cut == object.CutGear {
+		p.cores <- struct{}{}
 		n = uint64(chunker.Gear(buf))
+		<-p.cores
 	}
 	var old object.ID
 	if at < p.base {

@@ -284,11 +284,16 @@ func (fs *filesystem) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, name st
 	c := begin(cancel, h)
 	defer c.finish()
 	id := workcopy.NodeID(h.NodeId)
-	if name == workcopy.Capability {
+	asked := name == workcopy.Capability
+	dark := fs.leases.dark.Load()
+	if asked {
 		fs.leases.writes(id)
-		defer fs.leases.writes(id)
 	}
 	value, err := fs.vol.GetXattr(c, id, name)
+	if asked { // and so it has been through the gate
+		fs.leases.lighten(dark)
+		fs.leases.writes(id)
+	}
 	if err != nil {
 		return 0, fs.failures.status("getxattr", h.NodeId, err)
 	}

@@ -20,6 +20,7 @@ type probe struct {
 	kernel workcopy.Kernel
 
 	cached, direct atomic.Int64 // WRITEs from the kernel's cache, and others
+	deaf           bool         // to questions for extended attributes: the kernel does not ask again
 	attrs, caps    atomic.Int64 // questions for attributes of files, and for the one before the first write(2)
 }
 
@@ -239,6 +240,9 @@ func (p *probe) Rename(context.Context, workcopy.NodeID, string, workcopy.NodeID
 func (p *probe) Readlink(context.Context, workcopy.NodeID) (string, error) { return "", syscall.EINVAL }
 
 func (p *probe) GetXattr(_ context.Context, _ workcopy.NodeID, name string) ([]byte, error) {
+	if p.deaf {
+		return nil, syscall.ENOSYS
+	}
 	if name == workcopy.Capability {
 		p.lockGate()
 		defer p.mu.Unlock()

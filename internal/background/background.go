@@ -3,8 +3,8 @@
 //
 // Two schedulers stand between a request and a processor. Go's gives a goroutine that comes back from a system call one of
 // GOMAXPROCS places; where all are taken by goroutines that compute it waits for milliseconds, even if a processor is idle.
-// So Reserve adds places that no more than Workers goroutines ever take. The kernel's shares the processors between threads;
-// so Thread lowers the priority of one that computes.
+// So Reserve adds places, and who computes in parallel lets no more than Workers goroutines do so at a time. The kernel's
+// shares the processors between threads; so Thread lowers the priority of one that computes.
 package background
 
 import (
@@ -19,8 +19,8 @@ const (
 	reserve = 6
 	// surplus is by how many there are more workers than processors: some wait for the disk.
 	surplus = 2
-	// nice is how much lower the priority of a worker's thread is: two thirds of the weight of others. With 5 and more, writers
-	// waited seldom, but then up to 60 ms, for the processor that such a thread had.
+	// nice is how much lower the priority of a worker's thread is than the server's: two thirds of its weight. With 5 and
+	// more, writers waited seldom, but then up to 60 ms, for the processor that such a thread had.
 	nice = 2
 )
 
@@ -44,9 +44,17 @@ func Workers() int {
 	return n + surplus
 }
 
-// Thread gives the calling goroutine a thread of its own, of low priority, which ends with the goroutine.
+// Thread gives the calling goroutine a thread of its own, of lower priority than others, which ends with the goroutine.
 func Thread() {
 	runtime.LockOSThread()
 	// An error leaves the priority as it is: slower for others, not wrong.
-	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), nice)
+	if now, err := niceness(); err == nil {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, now+nice)
+	}
+}
+
+// niceness returns the nice value of the calling thread.
+func niceness() (int, error) {
+	p, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	return 20 - p, err // the raw system call answers with 20 less the value, which is never negative
 }
