@@ -150,11 +150,13 @@ type mariadb struct{ dbserver }
 func (m *mariadb) name() string { return "mariadb" }
 
 func (m *mariadb) create(ctx context.Context, dir string) error {
-	if err := m.own(dir); err != nil {
+	// A MariaDB that starts removes every #sql file of its tmpdir, so that none may share one with another.
+	run, err := m.sockets(dir)
+	if err != nil {
 		return err
 	}
-	_, _, err := m.runAs(ctx, m.user, "/", "mariadb-install-db", "--no-defaults", "--datadir="+dir, "--skip-test-db",
-		"--auth-root-authentication-method=normal")
+	_, _, err = m.runAs(ctx, m.user, "/", "mariadb-install-db", "--no-defaults", "--datadir="+dir, "--skip-test-db",
+		"--auth-root-authentication-method=normal", "--tmpdir="+run)
 	return err
 }
 

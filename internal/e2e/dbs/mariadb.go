@@ -1,6 +1,7 @@
 package dbs
 
 import (
+	"os"
 	"strings"
 	"syscall"
 )
@@ -16,8 +17,17 @@ func (m *MariaDB) Init(dir string) error {
 	if err := own(dir, "mysql"); err != nil {
 		return err
 	}
-	_, err := run("mysql", "mariadb-install-db", "--no-defaults", "--datadir="+dir, "--skip-test-db",
-		"--auth-root-authentication-method=normal", "--innodb-log-file-size=32M")
+	// A MariaDB that starts removes every #sql file of its tmpdir, so that none may share one with another.
+	tmp, err := os.MkdirTemp("", "dmdb")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	if err := own(tmp, "mysql"); err != nil {
+		return err
+	}
+	_, err = run("mysql", "mariadb-install-db", "--no-defaults", "--datadir="+dir, "--skip-test-db",
+		"--auth-root-authentication-method=normal", "--innodb-log-file-size=32M", "--tmpdir="+tmp)
 	if err != nil {
 		return err
 	}
