@@ -31,16 +31,17 @@ const (
 // helpers are what the test's executable does in place of tests when it is started as a process that uses a mount.
 func helpers() map[string]func(args []string) error {
 	return map[string]func([]string) error{
-		"write-ring": func(a []string) error { return writeRing(a[0], a[1]) },
-		"serve":      func(a []string) error { return serve(a[0], a[1], a[2]) },
-		"hold":       func(a []string) error { return hold(a[0], a[1]) },
-		"stat":       func(a []string) error { return stat(a[0]) },
-		"poll":       func(a []string) error { return poll(a[0]) },
-		"make-many":  func(a []string) error { return makeMany(a[0], a[1]) },
-		"write-many": func(a []string) error { return writeMany(a[0]) },
-		"write-once": func(a []string) error { return writeOnce(a[0], a[1]) },
-		"sync-loop":  func(a []string) error { return syncLoop(a[0]) },
-		"deed":       func(a []string) error { return doDeed(a[0], a[1]) },
+		"write-ring":    func(a []string) error { return writeRing(a[0], a[1]) },
+		"serve":         func(a []string) error { return serve(a[0], a[1], a[2]) },
+		"hold":          func(a []string) error { return hold(a[0], a[1]) },
+		"stat":          func(a []string) error { return stat(a[0]) },
+		"poll":          func(a []string) error { return poll(a[0]) },
+		"make-many":     func(a []string) error { return makeMany(a[0], a[1]) },
+		"write-many":    func(a []string) error { return writeMany(a[0]) },
+		"write-once":    func(a []string) error { return writeOnce(a[0], a[1]) },
+		"write-records": func(a []string) error { return writeRecords(a[0]) },
+		"sync-loop":     func(a []string) error { return syncLoop(a[0]) },
+		"deed":          func(a []string) error { return doDeed(a[0], a[1]) },
 	}
 }
 

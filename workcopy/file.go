@@ -129,10 +129,7 @@ type writing struct {
 //
 // The blocks are marked as changed before their bytes are in the file, under the mutex: a cut sees a write either not at
 // all or as begun, and then waits for it.
-func (c *Copy) Write(ctx context.Context, id NodeID, data [][]byte, off int64, writeback, killPriv bool) (int, error) {
-	if !writeback {
-		c.gate.wait()
-	}
+func (c *Copy) Write(ctx context.Context, id NodeID, data [][]byte, off int64, writeback, killPriv bool) (_ int, err error) {
 	total := 0
 	for _, d := range data {
 		total += len(d)
@@ -142,6 +139,10 @@ func (c *Copy) Write(ctx context.Context, id NodeID, data [][]byte, off int64, w
 	}
 	if total == 0 {
 		return 0, nil
+	}
+	if !writeback {
+		done := c.gate.waitWrite(id, uint64(off), uint64(off)+uint64(total))
+		defer func() { done(err) }()
 	}
 	w, err := c.beginWrite(ctx, id, uint64(off), uint64(off)+uint64(total), killPriv, false)
 	if err != nil {

@@ -112,6 +112,9 @@ func (c *Copy) freezeNow(ctx context.Context) (*Snapshot, error) {
 			return nil, fmt.Errorf("flush the page cache: %w", err)
 		}
 	}
+	if k != nil {
+		c.gate.halves.settle(ctx)
+	}
 	s, err := c.cut()
 	c.gate.open()
 	if s == nil {

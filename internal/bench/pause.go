@@ -105,7 +105,7 @@ func pauseRounds(ctx context.Context, s *server, r *record, w *writers, root, ke
 		if err := fresh(ctx, bulk, int64(s.freshMB)<<20, rng); err != nil {
 			return err
 		}
-		if _, _, err := w.ask(); err != nil {
+		if _, err := w.ask(); err != nil {
 			return err
 		}
 		select {
@@ -113,28 +113,31 @@ func pauseRounds(ctx context.Context, s *server, r *record, w *writers, root, ke
 			return ctx.Err()
 		case <-time.After(quiet):
 		}
-		n, longest, err := w.ask()
+		got, err := w.ask()
 		if err != nil {
 			return err
 		}
-		r.add(key+"/quiet_ms", longest)
-		r.add(key+"/quiet_writes", n/quiet.Seconds())
+		r.writers(key+"/quiet", got, quiet)
 		c, u, err := s.commit(ctx, "pause")
 		if err != nil {
 			return err
 		}
-		n, longest, err = w.ask()
-		if err != nil {
+		if got, err = w.ask(); err != nil {
 			return err
 		}
-		r.add(key+"/commit_ms", longest)
-		r.add(key+"/commit_writes", n/u.wall.Seconds())
+		r.writers(key+"/commit", got, u.wall)
 		r.add(key+"/pause_ms", c.Pause)
 		r.add(key+"/dirty", float64(c.Dirty))
 		r.usage(key, u)
 		quiet = min(u.wall, quietLimit)
 	}
 	return nil
+}
+
+func (r *record) writers(key string, got seen, in time.Duration) {
+	r.add(key+"_ms", got.longest)
+	r.add(key+"_writes", got.writes/in.Seconds())
+	r.add(key+"_slow", got.slow/in.Seconds())
 }
 
 // fresh writes new content over a whole file. It compresses well, so that many rounds fit on a disk.
@@ -185,19 +188,26 @@ func startWriters(l *lab, dirs []string) (*writers, error) {
 	return w, nil
 }
 
-// ask returns the number of writes since it was last called, and the milliseconds of the longest.
-func (w *writers) ask() (n, longest float64, err error) {
+// seen is what the writers saw since they were last asked.
+type seen struct {
+	writes, slow float64
+	longest      float64 // milliseconds
+}
+
+func (w *writers) ask() (seen, error) {
 	if _, err := io.WriteString(w.in, "\n"); err != nil {
-		return 0, 0, fmt.Errorf("ask the writers: %w", err)
+		return seen{}, fmt.Errorf("ask the writers: %w", err)
 	}
 	line, err := w.out.ReadString('\n')
+	var got seen
 	if err == nil {
-		_, err = fmt.Sscan(line, &n, &longest)
+		_, err = fmt.Sscan(line, &got.writes, &got.slow, &got.longest)
 	}
 	if err != nil {
-		return 0, 0, fmt.Errorf("ask the writers: %w", err)
+		return seen{}, fmt.Errorf("ask the writers: %w", err)
 	}
-	return n, longest / 1e6, nil
+	got.longest /= 1e6
+	return got, nil
 }
 
 func (w *writers) end() error {
@@ -226,8 +236,10 @@ func pauseTable(r *record) {
 	for _, key := range []string{"writers", "databases"} {
 		rows = append(rows, []string{
 			key, megabytes(r.med(key + "/dirty")), seconds(r.med(key + "/wall")), megabytes(r.quantile(key+"/rss", 1)), count(r.med(key + "/quiet_writes")),
-			count(r.med(key + "/commit_writes")),
+			count(r.med(key + "/commit_writes")), fmt.Sprintf("%.1f", r.med(key+"/quiet_slow")), fmt.Sprintf("%.1f", r.med(key+"/commit_slow")),
 		})
 	}
-	r.table("These commits (medians; memory: the largest).", []string{"load", "dirty", "wall", "peak memory", "writes/s before", "writes/s meanwhile"}, rows)
+	r.table(fmt.Sprintf("These commits (medians; memory: the largest). Slow writes are those of %v and more.", slowWrite), []string{
+		"load", "dirty", "wall", "peak memory", "writes/s before", "writes/s meanwhile", "slow writes/s before", "slow writes/s meanwhile",
+	}, rows)
 }

@@ -20,16 +20,17 @@ const writersArg = "writers"
 const (
 	writerCount = 4
 	writerRest  = 500 * time.Microsecond
+	slowWrite   = 2 * time.Millisecond // what takes this long is counted
 )
 
 // watch is what was measured between two questions.
 type watch struct {
-	writes, longest atomic.Int64 // longest in nanoseconds
+	writes, slow, longest atomic.Int64 // longest in nanoseconds
 }
 
 // writersMain holds n files open in each directory and writes 4 KiB at a time into them, one after the other. Each line
-// of input is answered with the number of writes since the last, and the longest of them in nanoseconds. The end of the
-// input is the end.
+// of input is answered with the number of writes since the last, that of the slow ones among them, and the longest in
+// nanoseconds. The end of the input is the end.
 func writersMain(args []string) int {
 	if err := runWriters(args); err != nil {
 		fmt.Fprintln(os.Stderr, "bench writers:", err)
@@ -66,7 +67,7 @@ func runWriters(args []string) error {
 	fmt.Println("ready")
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
-		fmt.Println(w.writes.Swap(0), w.longest.Swap(0))
+		fmt.Println(w.writes.Swap(0), w.slow.Swap(0), w.longest.Swap(0))
 	}
 	stop.Store(true)
 	all.Wait()
@@ -90,6 +91,9 @@ func write(files []*os.File, first int, w *watch, stop *atomic.Bool) error {
 		}
 		took := int64(time.Since(begin))
 		w.writes.Add(1)
+		if took >= int64(slowWrite) {
+			w.slow.Add(1)
+		}
 		for old := w.longest.Load(); took > old && !w.longest.CompareAndSwap(old, took); old = w.longest.Load() {
 		}
 		time.Sleep(writerRest)
