@@ -41,6 +41,9 @@ type Mount struct {
 	cutter *cutter // nil: read-only
 	served chan struct{}
 
+	conn    *connection
+	connErr error // why there is no conn
+
 	detach  func() // from the volume
 	unmount sync.Mutex
 }
@@ -69,6 +72,7 @@ func New(ctx context.Context, vol Volume, dir string, opts Options) (*Mount, err
 		return nil, err
 	}
 	if err := m.ready(ctx); err != nil {
+		m.closeConn()
 		unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		return nil, err
 	}
@@ -131,6 +135,7 @@ func (m *Mount) ready(ctx context.Context) error {
 		return err
 	}
 	m.dev = dev
+	m.conn, m.connErr = openConnection(dev)
 	m.tune()
 	if m.cutter == nil {
 		return nil
@@ -298,11 +303,23 @@ func (m *Mount) close() {
 		m.cutter.close()
 	}
 	m.detach()
+	m.closeConn()
+}
+
+func (m *Mount) closeConn() {
+	if m.conn != nil {
+		m.conn.close()
+	}
 }
 
 // Abort breaks the connection: every call into the mount, also those that wait, fails with ENOTCONN. What the kernel has
 // not written out is lost. It is for a mount that does not react any more.
-func (m *Mount) Abort() error { return abort(m.dev) }
+func (m *Mount) Abort() error {
+	if m.conn == nil {
+		return m.connErr
+	}
+	return m.conn.abort()
+}
 
 // deviceOf returns the minor device number of the FUSE filesystem mounted at dir, without touching it.
 func deviceOf(dir string) (uint32, error) {

@@ -437,6 +437,28 @@ func TestFlusherIsStartedAgain(t *testing.T) {
 	}
 }
 
+// A mount that has ended is not broken any more: the number of its connection may be another mount's.
+func TestAbortOfAnEndedMount(t *testing.T) {
+	f := newTestFlusher(t)
+	for try := 0; ; try++ {
+		old := mountTest(t, newProbe(1, 4096), Options{Flusher: f})
+		if err := old.Unmount(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		m := mountTest(t, newProbe(1, 4096), Options{Flusher: f})
+		if m.dev != old.dev && try < 50 { // some other test's mount has got the number
+			continue
+		} else if m.dev != old.dev {
+			t.Fatal("no number was used again")
+		}
+		if err := old.Abort(); err != nil {
+			t.Error(err)
+		}
+		startHelper(t, "stat", filepath.Join(m.Dir(), "0")).end(t)
+		return
+	}
+}
+
 // A hung server's mount can be broken.
 func TestAbort(t *testing.T) {
 	s := &slow{newProbe(1, 4096), make(chan struct{}, 1)}

@@ -95,15 +95,30 @@ func CleanStale(dir string) error {
 	if err != nil {
 		return err
 	}
+	conns := map[uint32]*connection{}
+	for _, m := range mounts {
+		c, err := openConnection(m.minor)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		defer c.close()
+		conns[m.minor] = c
+	}
+	if mounts, err = mountsAt(dir); err != nil { // what is still there was there when its connection was opened
+		return err
+	}
 	for range mounts {
 		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL {
 			return fmt.Errorf("unmount stale %s: %w", dir, err)
 		}
 	}
-	for _, m := range mounts {
-		// A server that hangs in its own exit keeps its connection; one that is dead has none any more.
-		if err := abort(m.minor); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+	for _, m := range mounts { // a server that hangs in its own exit keeps its connection
+		if c := conns[m.minor]; c != nil {
+			if err := c.abort(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -111,23 +126,33 @@ func CleanStale(dir string) error {
 
 const fusectl = "/sys/fs/fuse/connections"
 
-// abort breaks a FUSE connection by its number in fusectl, which is mounted if it is not.
-func abort(conn uint32) error {
+// connection is a FUSE connection in fusectl. Its number there is that of the mount's device, which the next mount gets,
+// of whatever FUSE filesystem, as soon as it is free. So it is opened while the mount is known to be there.
+type connection struct{ f *os.File }
+
+// openConnection opens a connection by its number. fusectl is mounted if it is not.
+func openConnection(number uint32) (*connection, error) {
 	if names, err := os.ReadDir(fusectl); err == nil && len(names) == 0 {
 		if err := unix.Mount("fusectl", fusectl, "fusectl", 0, ""); err != nil && err != unix.EBUSY {
-			return fmt.Errorf("mount fusectl: %w", err)
+			return nil, fmt.Errorf("mount fusectl: %w", err)
 		}
 	}
-	f, err := os.OpenFile(fmt.Sprintf("%s/%d/abort", fusectl, conn), os.O_WRONLY, 0)
+	f, err := os.OpenFile(fmt.Sprintf("%s/%d/abort", fusectl, number), os.O_WRONLY, 0)
 	if err != nil {
-		return fmt.Errorf("abort connection: %w", err)
+		return nil, fmt.Errorf("open a connection: %w", err)
 	}
-	defer f.Close()
-	if _, err := f.WriteString("1"); err != nil {
-		return fmt.Errorf("abort connection: %w", err)
+	return &connection{f}, nil
+}
+
+// abort breaks the connection. One that has ended, or was closed here, is none any more: that is no error.
+func (c *connection) abort() error {
+	if _, err := c.f.WriteString("1"); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("abort a connection: %w", err)
 	}
 	return nil
 }
+
+func (c *connection) close() { c.f.Close() }
 
 // user is a process that uses a mount.
 type user struct {
