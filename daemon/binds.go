@@ -47,7 +47,9 @@ func (r *bindRecord) what() string {
 // bound is a mount that is there, or is being made. What the record says of it does not change.
 type bound struct {
 	bindRecord
-	look *look // what shows the commit; nil for a branch. Of whoever makes or takes away the mount
+	// Of whoever makes or takes away the mount:
+	look *look      // what shows the commit; nil for a branch
+	at   mountPoint // where it is; zero: nowhere
 }
 
 // ofDot says whether the mount shows a branch of the dot with this key, rather than a commit.
@@ -174,11 +176,45 @@ func (b *binds) rename(from, to string) error {
 	return b.save()
 }
 
-// unbind unmounts dir. In use: a Conflict that names the processes.
-func unbind(dir string) error {
-	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+// there says whether the mount is where it was made, and on top. Somebody else may have taken it away. What somebody else has
+// mounted over it or in its place is not ours to touch: over it is a Conflict.
+func (m *bound) there() (bool, error) {
+	if m.at == (mountPoint{}) {
+		return false, nil
+	}
+	at, err := mountsAt(m.at.dir)
+	if err != nil {
+		return false, err
+	}
+	switch i := slices.Index(at, m.at); {
+	case i < 0:
+		return false, nil
+	case i < len(at)-1:
+		return false, errs.WithHint(errs.New(errs.Conflict, "something else is mounted over %s at %s", m.what(), m.Dir),
+			"take that away with 'umount %s' first", m.Dir)
+	}
+	return true, nil
+}
+
+// unbind takes the mount away, if it is there. In use: a Conflict that names the processes; with force it goes away all the
+// same.
+func (m *bound) unbind(force bool) error {
+	there, err := m.there()
+	if err != nil && !force {
+		return err
+	}
+	if !there {
+		m.at = mountPoint{}
+		return nil
+	}
+	dir := m.at.dir
+	err = unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EBUSY) && force {
+		err = unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
 	switch {
 	case err == nil, errors.Is(err, unix.EINVAL), errors.Is(err, fs.ErrNotExist): // gone already
+		m.at = mountPoint{}
 		return nil
 	case errors.Is(err, unix.EBUSY):
 		who := usersBelow(dir)
@@ -244,11 +280,7 @@ func uses(proc, dir string) bool {
 // unbindAll takes all mounts away when the server ends; mounts.json keeps them. Busy: a Conflict, unless force.
 func (b *binds) unbindAll(ctx context.Context, force bool) error {
 	for _, m := range b.list(func(*bound) bool { return true }) {
-		err := unbind(string(m.Dir))
-		if errs.KindOf(err) == errs.Conflict && force {
-			err = unix.Unmount(string(m.Dir), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		}
-		if err != nil {
+		if err := m.unbind(force); err != nil {
 			return err
 		}
 		if err := m.closeLook(ctx, force); err != nil {

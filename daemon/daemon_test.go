@@ -294,20 +294,21 @@ func TestBindFollowsNoLink(t *testing.T) {
 	if err := os.Symlink("/etc", filepath.Join(source, "link")); err != nil {
 		t.Fatal(err)
 	}
-	if err := bind(t.Context(), source, "link", target, false, false); errs.KindOf(err) != errs.Usage {
+	if _, err := bind(t.Context(), source, "link", target, false, false); errs.KindOf(err) != errs.Usage {
 		t.Errorf("bind of a link: %v", err)
 	}
-	if err := bind(t.Context(), source, "missing", target, false, false); errs.KindOf(err) != errs.NotFound {
+	if _, err := bind(t.Context(), source, "missing", target, false, false); errs.KindOf(err) != errs.NotFound {
 		t.Errorf("bind of what is not there: %v", err)
 	}
-	if err := bind(t.Context(), source, "sub", filepath.Join(dir, "nowhere"), false, false); errs.KindOf(err) != errs.NotFound {
+	if _, err := bind(t.Context(), source, "sub", filepath.Join(dir, "nowhere"), false, false); errs.KindOf(err) != errs.NotFound {
 		t.Errorf("bind at what is not there: %v", err)
 	}
-	if err := bind(t.Context(), source, "sub", target, true, false); err != nil {
+	at, err := bind(t.Context(), source, "sub", target, true, false)
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unbind(target); err != nil {
+		if err := (&bound{at: at}).unbind(false); err != nil {
 			t.Error(err)
 		}
 	})
@@ -322,7 +323,7 @@ func TestBindFollowsNoLink(t *testing.T) {
 		t.Errorf("through the bind: %q, %v", got, err)
 	}
 	// Replaced in place, there is still one mount.
-	if err := bind(t.Context(), source, "", target, false, true); err != nil {
+	if _, err := bind(t.Context(), source, "", target, false, true); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(target, "sub")); err != nil {

@@ -22,8 +22,8 @@ import (
 const bindHelper = "dm-bind"
 
 // runBind is the helper: arguments are source directory, subdot ("" for the source itself), target, "ro" or "rw".
-// It replaces what is bound at the target if the fifth argument is "replace". Errors go to stderr, with their errno as
-// the exit code.
+// It replaces what is bound at the target if the fifth argument is "replace". It writes the target's path without symlinks
+// to stdout. Errors go to stderr, with their errno as the exit code.
 func runBind(args []string) int {
 	if len(args) != 5 {
 		fmt.Fprintf(os.Stderr, "%s needs 5 arguments", bindHelper)
@@ -57,6 +57,11 @@ func bindOnce(source, subdot, target string, readOnly, replace bool) error {
 		return fmt.Errorf("open %s: %w", target, err)
 	}
 	defer unix.Close(to)
+	path, err := os.Readlink(fdPath(to))
+	if err != nil {
+		return fmt.Errorf("find out where %s is: %w", target, err)
+	}
+	fmt.Print(path)
 	if err := unix.Mount(fdPath(from), fdPath(to), "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mount at %s: %w", target, err)
 	}
@@ -83,7 +88,7 @@ func openInside(dir, name string) (int, error) {
 func fdPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
 // bind shows the subdot of what is mounted at source at target.
-func bind(ctx context.Context, source, subdot, target string, readOnly, replace bool) error {
+func bind(ctx context.Context, source, subdot, target string, readOnly, replace bool) (mountPoint, error) {
 	mode, how := "rw", "new"
 	if readOnly {
 		mode = "ro"
@@ -93,20 +98,24 @@ func bind(ctx context.Context, source, subdot, target string, readOnly, replace 
 	}
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Args = []string{bindHelper, source, subdot, target, mode, how}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	if err == nil {
-		return nil
+		at, err := mountsAt(stdout.String())
+		if err != nil || len(at) == 0 {
+			return mountPoint{}, err
+		}
+		return at[len(at)-1], nil
 	}
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() < 1 {
-		return errs.New(errs.Internal, "run the helper that mounts: %w", err)
+		return mountPoint{}, errs.New(errs.Internal, "run the helper that mounts: %w", err)
 	}
 	errno := syscall.Errno(exit.ExitCode())
 	kind := errs.KindOf(errno)
 	if errno == unix.ENOTDIR || errno == unix.ELOOP {
 		kind = errs.Usage
 	}
-	return errs.New(kind, "%s", strings.TrimSpace(stderr.String()))
+	return mountPoint{}, errs.New(kind, "%s", strings.TrimSpace(stderr.String()))
 }

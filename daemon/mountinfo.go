@@ -4,27 +4,29 @@ import (
 	"bufio"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
 	"dm/internal/errs"
 )
 
-// readMounts returns the mount points of this process's mount namespace, in the order in which they were mounted.
-func readMounts() ([]string, error) {
+// mountPoint is where something is mounted, and its device, as mountinfo has them.
+type mountPoint struct{ dir, dev string }
+
+// readMounts returns what is mounted in this process's mount namespace, in the order in which it was mounted.
+func readMounts() ([]mountPoint, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, errs.New(errs.Internal, "read what is mounted: %w", err)
 	}
 	defer f.Close()
-	var all []string
+	var all []mountPoint
 	for lines := bufio.NewScanner(f); ; {
 		if !lines.Scan() {
 			return all, lines.Err()
 		}
 		if fields := strings.Fields(lines.Text()); len(fields) > 4 {
-			all = append(all, unescape(fields[4]))
+			all = append(all, mountPoint{unescape(fields[4]), fields[2]})
 		}
 	}
 }
@@ -60,8 +62,8 @@ func mountsBelow(dir string) ([]string, error) {
 	}
 	var below []string
 	for i := len(all) - 1; i >= 0; i-- {
-		if inside(dir, all[i]) {
-			below = append(below, all[i])
+		if inside(dir, all[i].dir) {
+			below = append(below, all[i].dir)
 		}
 	}
 	return below, nil
@@ -69,9 +71,17 @@ func mountsBelow(dir string) ([]string, error) {
 
 // isMounted says whether something is mounted at dir, which has no symlinks in it. It asks nothing of what is mounted.
 func isMounted(dir string) (bool, error) {
+	at, err := mountsAt(dir)
+	return len(at) > 0, err
+}
+
+// mountsAt returns what is mounted at dir, which has no symlinks in it, the topmost last. It asks nothing of what is mounted.
+func mountsAt(dir string) (at []mountPoint, err error) {
 	all, err := readMounts()
-	if err != nil {
-		return false, err
+	for _, p := range all {
+		if p.dir == dir {
+			at = append(at, p)
+		}
 	}
-	return slices.Contains(all, dir), nil
+	return at, err
 }

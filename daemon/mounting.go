@@ -120,7 +120,7 @@ func (s *server) makeBind(ctx context.Context, m *bound) (err error) {
 	if err != nil {
 		return err
 	}
-	err = bind(ctx, source, m.Subdot, string(m.Dir), m.ReadOnly, false)
+	m.at, err = bind(ctx, source, m.Subdot, string(m.Dir), m.ReadOnly, false)
 	if errs.KindOf(err) == errs.NotFound {
 		return errs.WithHint(err, "make the directory first: mkdir %s", m.Dir)
 	}
@@ -155,16 +155,28 @@ func (s *server) bindSource(ctx context.Context, m *bound) (string, error) {
 func (s *server) rebind(ctx context.Context, n dot.Name) error {
 	var all []error
 	for _, m := range s.binds.list(func(m *bound) bool { return m.ofDot(key(n)) }) {
-		source, err := s.bindSource(ctx, m)
-		if err == nil {
-			err = bind(ctx, source, m.Subdot, string(m.Dir), m.ReadOnly, true)
-		}
-		if err != nil {
+		if err := s.rebindOne(ctx, m); err != nil {
 			all = append(all, errs.WithHint(fmt.Errorf("mount %s at %s again: %w", m.what(), m.Dir, err),
 				"the rest is done; take that mount away with 'dm umount %s'", m.Dir))
 		}
 	}
 	return errors.Join(all...)
+}
+
+func (s *server) rebindOne(ctx context.Context, m *bound) error {
+	source, err := s.bindSource(ctx, m)
+	if err != nil {
+		return err
+	}
+	there, err := m.there()
+	if err != nil {
+		return err
+	}
+	at, err := bind(ctx, source, m.Subdot, string(m.Dir), m.ReadOnly, there)
+	if err == nil {
+		m.at = at
+	}
+	return err
 }
 
 // unmountAll takes all mounts away. Without force, what is in use makes it a Conflict that names who uses it.
@@ -195,7 +207,11 @@ func (s *server) unmountAll(ctx context.Context, force bool) error {
 func (s *server) remount(ctx context.Context) error {
 	var all []error
 	for _, m := range s.binds.list(func(*bound) bool { return true }) {
-		all = append(all, unbind(string(m.Dir)), m.closeLook(ctx, true), s.makeBind(ctx, m))
+		if err := m.unbind(false); err != nil {
+			all = append(all, err) // it is there still
+			continue
+		}
+		all = append(all, m.closeLook(ctx, true), s.makeBind(ctx, m))
 	}
 	names, err := s.dots.Names(ctx)
 	all = append(all, err)

@@ -94,7 +94,7 @@ func (s *server) unmount(ctx context.Context, req api.UnmountRequest) (api.Empty
 		if s.binds.at(req.Dir) != m {
 			return errs.WithHint(errs.New(errs.Conflict, "%s was changed by another command at the same time", req.Dir), "see 'dm mount', and try again")
 		}
-		if err := unbind(string(m.Dir)); err != nil {
+		if err := m.unbind(false); err != nil {
 			return err
 		}
 		if err := m.closeLook(ctx, false); err != nil {

@@ -260,7 +260,7 @@ func (d *volumeDriver) mount(ctx context.Context, name, id string) (string, erro
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", errs.New(errs.KindOf(err), "make a mount point: %w", err)
 	}
-	if err := bind(ctx, source, n.Subdot, dir, r.ReadOnly, true); err != nil {
+	if _, err := bind(ctx, source, n.Subdot, dir, r.ReadOnly, true); err != nil {
 		return "", err
 	}
 	d.mu.Lock()
