@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"dm/dot"
@@ -159,13 +158,18 @@ func hookLimit(label string) (time.Duration, error) {
 // killInContainer ends a hook that runs over its time, and what it has started: Docker has no way to. The process id is
 // the engine's word; that its control group is the container's is checked, so that no other process can be hit.
 func killInContainer(pid int, containerID string) {
+	process, err := os.FindProcess(pid) // holds on to it, where the kernel has pidfds: the number may become another's
+	if err != nil {
+		return
+	}
+	defer process.Release()
 	if !inContainer(pid, containerID) {
 		return
 	}
 	for _, child := range childrenOf(pid) {
 		killInContainer(child, containerID)
 	}
-	syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // it may have ended just now
+	process.Kill() //nolint:errcheck // it may have ended just now
 }
 
 func inContainer(pid int, containerID string) bool {

@@ -61,7 +61,7 @@ func bindOnce(source, subdot, target string, readOnly, replace bool) error {
 	if err != nil {
 		return fmt.Errorf("find out where %s is: %w", target, err)
 	}
-	fmt.Print(path)
+	fmt.Fprint(os.Stdout, path)
 	if err := unix.Mount(fdPath(from), fdPath(to), "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mount at %s: %w", target, err)
 	}

@@ -54,6 +54,9 @@ func (b *branches) show(ctx context.Context, wc *dot.WorkingCopy) (string, error
 		// It was unmounted here, by an unmount that gave up or by somebody else, and lives on in a container.
 		select {
 		case <-m.Done():
+			if err := m.Unmount(ctx); err != nil { // it is gone; this frees what belonged to it
+				return "", err
+			}
 		case <-time.After(time.Second):
 			return "", errs.WithHint(errs.New(errs.Conflict, "%s is still mounted in a container or another mount namespace", dir),
 				"stop what uses it there and try again")

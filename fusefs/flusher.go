@@ -84,11 +84,10 @@ func (f *Flusher) running(ctx context.Context) (*childConn, error) {
 	if f.child != nil && f.child.alive() {
 		return f.child, nil
 	}
-	child, err := startChild(f.log)
+	child, err := f.startChild()
 	if err != nil {
 		return nil, fmt.Errorf("start the flusher: %w", err)
 	}
-	f.threads.Store(&child.threads)
 	for id, m := range f.mounts {
 		if m.detached {
 			continue
@@ -213,7 +212,8 @@ type childReply struct {
 	err     error
 }
 
-func startChild(log *slog.Logger) (*childConn, error) {
+// startChild starts the child. Its threads are known from before it does anything until it is gone.
+func (f *Flusher) startChild() (*childConn, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
@@ -246,7 +246,8 @@ func startChild(log *slog.Logger) (*childConn, error) {
 	for ; len(hello) >= 4; hello = hello[4:] {
 		c.threads = append(c.threads, binary.LittleEndian.Uint32(hello))
 	}
-	go c.receive(r, log)
+	f.threads.Store(&c.threads)
+	go f.receive(c, r)
 	return c, nil
 }
 
@@ -266,7 +267,7 @@ func (c *childConn) close() {
 }
 
 // receive hands out replies until the child is gone.
-func (c *childConn) receive(r *bufio.Reader, log *slog.Logger) {
+func (f *Flusher) receive(c *childConn, r *bufio.Reader) {
 	for {
 		frame, err := readFrame(r)
 		if err != nil || len(frame) < 12 {
@@ -287,8 +288,10 @@ func (c *childConn) receive(r *bufio.Reader, log *slog.Logger) {
 		ch <- reply
 	}
 	c.conn.Close()
+	// The numbers are free for other processes as soon as it has been waited for.
+	f.threads.CompareAndSwap(&c.threads, nil)
 	if err := c.cmd.Wait(); err != nil {
-		log.Warn("the flusher ended", "err", err)
+		f.log.Warn("the flusher ended", "err", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

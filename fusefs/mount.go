@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -136,6 +137,9 @@ func (m *Mount) ready(ctx context.Context) error {
 	}
 	m.dev = dev
 	m.conn, m.connErr = openConnection(dev)
+	if now, err := deviceOf(m.dir); err != nil || now != dev {
+		return errors.Join(err, errs.New(errs.Conflict, "mount %s: it was unmounted or mounted over at once", m.dir))
+	}
 	m.tune()
 	if m.cutter == nil {
 		return nil
@@ -263,12 +267,11 @@ func (m *Mount) Lazy() error {
 	if err := unix.Unmount(m.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL {
 		return fmt.Errorf("unmount %s: %w", m.dir, err)
 	}
-	if m.cutter == nil {
-		return nil
+	if m.cutter != nil {
+		// The flusher's directory would keep the detached mount alive. What is written from now on by who still has a file
+		// open cannot be flushed any more, except by the kernel itself, when the file is closed.
+		m.cutter.pause(context.Background())
 	}
-	// The flusher's directory would keep the detached mount alive. What is written from now on by who still has a file
-	// open cannot be flushed any more, except by the kernel itself, when the file is closed.
-	m.cutter.pause(context.Background())
 	go func() {
 		<-m.served
 		m.close()

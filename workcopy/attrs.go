@@ -192,7 +192,7 @@ func (c *Copy) RemoveXattr(_ context.Context, id NodeID, name string) error {
 // Fsync makes a file's bytes, or with its attributes also these, or a directory's names durable. With the node go all
 // names and attributes changed before it: the journal keeps its order.
 func (c *Copy) Fsync(_ context.Context, id NodeID, dataOnly bool) error {
-	c.gate.halves.synced(id)
+	c.gate.halves.noWrite(id)
 	c.mu.RLock()
 	n, err := c.get(id)
 	if err != nil {

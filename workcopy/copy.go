@@ -449,7 +449,9 @@ func (c *Copy) Forget(id NodeID, n uint64) {
 	if node == nil {
 		return
 	}
-	node.refs -= min(n, node.refs)
+	if node.refs -= min(n, node.refs); node.refs == 0 {
+		c.gate.halves.noWrite(id)
+	}
 	c.unref(node)
 	c.settleDead()
 }

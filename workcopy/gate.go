@@ -48,6 +48,9 @@ func (g *gate) open() {
 // passes the gate. There is only one, up to the largest WRITE, because it begins with a page. And as the kernel holds the
 // file's lock for the whole of a write(2), and asks for a sync with that lock held, what else comes of these shows that the
 // write(2) before is over.
+//
+// A WRITE that ends anywhere, because a page of the program's memory was not there (a mapped file, swap), cannot be told from
+// a write(2) of that length: such a write(2) may be in a cut in part.
 type halves struct {
 	mu      sync.Mutex
 	open    map[NodeID]*half
@@ -124,8 +127,8 @@ func (h *halves) over(id NodeID, one *half) {
 	}
 }
 
-// synced notes that a sync of a file was asked for.
-func (h *halves) synced(id NodeID) {
+// noWrite notes that no write(2) is going on in a file: a sync of it was asked for, or the kernel has forgotten it.
+func (h *halves) noWrite(id NodeID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.open[id] != nil {

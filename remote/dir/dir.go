@@ -9,6 +9,7 @@ package dir
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -153,7 +154,7 @@ func (b *Bucket) Swap(ctx context.Context, key string, data []byte, tag string) 
 	if tag == "" && n != 0 || tag != "" && tag != strconv.FormatUint(n, 10) {
 		return changed(key)
 	}
-	tmp := filepath.Join(path, fmt.Sprintf(".%d-%d.tmp", os.Getpid(), time.Now().UnixNano()))
+	tmp := filepath.Join(path, "."+rand.Text()+".tmp")
 	if err := durable.WriteFile(tmp, data, 0o666&^umaskBits); err != nil {
 		return wrap("change", key, err)
 	}
