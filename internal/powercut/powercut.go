@@ -3,6 +3,7 @@
 package powercut
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,9 +59,29 @@ func (d *Disk) Cut() {
 		return
 	}
 	defer f.Close()
+	if err := d.check(f); err != nil {
+		d.t.Errorf("cut the power: %v", err)
+		return
+	}
 	if err := unix.IoctlSetPointerInt(int(f.Fd()), ext4Shutdown, noLogFlush); err != nil {
 		d.t.Errorf("cut the power: %v", err)
 	}
+}
+
+// check fails if f is not on the disk: where that is not mounted the path leads to the host's own filesystem, and the cut
+// would shut that down.
+func (d *Disk) check(f *os.File) error {
+	var disk, host unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &disk); err != nil {
+		return err
+	}
+	if err := unix.Stat(filepath.Dir(d.Dir), &host); err != nil {
+		return err
+	}
+	if disk.Dev == host.Dev {
+		return fmt.Errorf("no disk is mounted at %s", d.Dir)
+	}
+	return nil
 }
 
 // Restart mounts the filesystem again after Cut. Whoever had a file of it open must have closed it, or be about to.
@@ -71,7 +92,7 @@ func (d *Disk) Restart() {
 		if err == nil {
 			break
 		}
-		if try == 100 {
+		if try == 1000 { // 10 s: on a busy machine who had a file open takes a while to close it
 			d.t.Fatalf("unmount: %v", err)
 		}
 		time.Sleep(10 * time.Millisecond)
