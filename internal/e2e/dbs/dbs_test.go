@@ -65,19 +65,19 @@ func loaded(t *testing.T, clients int) ([]Database, string, *Load) {
 // stopped stops this process's descendants, calls fn, and lets them go on.
 func stopped(t *testing.T, fn func()) {
 	t.Helper()
-	var pids []int
+	pids := make(map[int]bool) // of all rounds: one whose parent ends after the first is no descendant in the next
+	defer func() {
+		for pid := range pids {
+			syscall.Kill(pid, syscall.SIGCONT)
+		}
+	}()
 	for range 3 { // a process may fork until it is stopped itself
-		pids = descendants(t)
-		for _, pid := range pids {
+		for _, pid := range descendants(t) {
+			pids[pid] = true
 			syscall.Kill(pid, syscall.SIGSTOP)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	defer func() {
-		for _, pid := range pids {
-			syscall.Kill(pid, syscall.SIGCONT)
-		}
-	}()
 	fn()
 }
 
