@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,6 +78,10 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
+// driverPrefix is random and not of the process id, which may come again: the watchdog removes the sockets of these names
+// without a look at whose they are.
+var driverPrefix = "dmt" + strconv.FormatUint(rand.Uint64(), 36)
+
 // takeDriver returns a name for a volume driver that no other server of the machine has. Docker asks all drivers that it has
 // ever met where a volume is, and waits long for those that are gone: so a name is used again by the next test, and an
 // engine that has met a second one is restarted.
@@ -85,7 +90,7 @@ func takeDriver(t *testing.T) string {
 		theEngine.inUse = map[string]bool{}
 	}
 	for n := 1; ; n++ {
-		name := fmt.Sprintf("dmt%s-%d", strconv.FormatInt(int64(os.Getpid()), 36), n)
+		name := fmt.Sprintf("%s-%d", driverPrefix, n)
 		if theEngine.inUse[name] {
 			continue
 		}
