@@ -6,13 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"dm/daemon"
 	"dm/remote/remotetest/s3server"
@@ -144,9 +145,19 @@ func killServer(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(ts.Getenv("DM_HOME") + "/lock")))
 	ts.Check(err)
-	ts.Check(syscall.Kill(pid, syscall.SIGKILL))
-	for range 500 {
-		if syscall.Kill(pid, 0) != nil {
+	// The file stays after the server, so that by now the number may be another process's. The descriptor stands for the one
+	// that is looked at.
+	fd, err := unix.PidfdOpen(pid, 0)
+	ts.Check(err)
+	defer unix.Close(fd)
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	ts.Check(err)
+	if !slices.Contains(strings.Split(string(environ), "\x00"), "DM_HOME="+ts.Getenv("DM_HOME")) {
+		ts.Fatalf("process %d is not this script's server", pid)
+	}
+	ts.Check(unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0))
+	for range 3000 {
+		if errors.Is(unix.PidfdSendSignal(fd, 0, nil, 0), unix.ESRCH) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
