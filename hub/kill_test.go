@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"dm/internal/loopback"
 	"dm/object"
 	"dm/remote"
 	"dm/remote/dir"
@@ -69,14 +70,12 @@ type child struct {
 func newChild(t *testing.T, engine string) *child {
 	t.Helper()
 	ctx := context.Background()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	c := &child{t: t, dir: t.TempDir(), addr: l.Addr().String()}
-	must(t, l.Close())
+	c := &child{t: t, dir: t.TempDir(), addr: loopback.Address(t)}
 	if engine == "bucket" {
 		c.bucket = t.TempDir()
 	}
 	h := c.open()
+	var err error
 	c.key, err = h.AddUser(ctx, "alice")
 	must(t, err)
 	must(t, h.Close())

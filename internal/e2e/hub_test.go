@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"dm/internal/loopback"
 )
 
 // hub is a hub in a process of its own, without TLS, behind a link that counts and can be cut.
@@ -34,7 +36,7 @@ type hub struct {
 func newHub(t *testing.T) *hub {
 	t.Helper()
 	base := baseDir(t)
-	h := &hub{t: t, home: filepath.Join(base, "hub"), log: filepath.Join(base, "hub.log"), addr: freeAddr(t)}
+	h := &hub{t: t, home: filepath.Join(base, "hub"), log: filepath.Join(base, "hub.log"), addr: loopback.Address(t)}
 	h.start()
 	t.Cleanup(func() {
 		if h.cmd != nil {
@@ -47,16 +49,6 @@ func newHub(t *testing.T) *hub {
 	})
 	h.link = newLink(t, h.addr)
 	return h
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (h *hub) env() []string {

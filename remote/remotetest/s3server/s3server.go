@@ -14,7 +14,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -23,6 +22,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"dm/internal/loopback"
 )
 
 // What every server is started with.
@@ -49,7 +50,7 @@ func Start(t testing.TB, name string) (addr string) {
 	if err := os.Mkdir(data, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	addr = freeAddress(t)
+	addr = loopback.Address(t)
 	var cmd *exec.Cmd
 	switch name {
 	case "versitygw":
@@ -142,16 +143,6 @@ func build(t testing.TB, name string) string {
 		t.Fatalf("build %s: %v\n%s", name, err, stderr.Bytes())
 	}
 	return strings.TrimSpace(string(out))
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // await waits until the server answers requests, with whatever status but that it is starting.
