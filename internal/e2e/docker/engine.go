@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -102,6 +103,14 @@ func (e *Engine) Tail() string {
 	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
 	return strings.Join(lines[max(0, len(lines)-30):], "\n")
 }
+
+// Retries returns how often the engine has found that a plugin does not answer, and waited to try it again.
+func (e *Engine) Retries() int {
+	data, _ := os.ReadFile(e.path("log"))
+	return len(retry.FindAll(data, -1))
+}
+
+var retry = regexp.MustCompile(`plugin.*retrying in `)
 
 // Stop removes all containers and ends the engine. What an engine leaves mounted is taken away.
 func (e *Engine) Stop() error {
