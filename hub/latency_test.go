@@ -92,7 +92,7 @@ func TestLatency(t *testing.T) {
 	must(t, err)
 	t.Cleanup(func() { client.Close() })
 	must(t, client.Check(ctx)) // the connection is there
-	local, other := remotetest.OpenStore(t), remotetest.OpenStore(t)
+	local := remotetest.OpenStore(t)
 	d := dotOfUser(t, client, "alice/app")
 	timed := func(what string, atMost int64, fn func() string) time.Duration {
 		t.Helper()
@@ -125,8 +125,21 @@ func TestLatency(t *testing.T) {
 	first := w.Commit("first")
 	timed("first push, 128 MB of files", 30, func() string { return push(first, 0) })
 	timed("push, nothing to send", 1, func() string { return push(first, 0) })
-	slow := timed("first pull, one request at a time", 40, func() string { return pull(remotetest.OpenStore(t), object.ID{}, 1) })
-	fast := timed("first pull", 40, func() string { return pull(other, object.ID{}, 0) })
+	// What else the machine does may make either of the two slow, so a bad comparison is made again.
+	const tries = 3
+	var other remote.Local
+	for try := 1; ; try++ {
+		slow := timed("first pull, one request at a time", 40, func() string { return pull(remotetest.OpenStore(t), object.ID{}, 1) })
+		other = remotetest.OpenStore(t)
+		fast := timed("first pull", 40, func() string { return pull(other, object.ID{}, 0) })
+		if fast <= slow+slow/2 {
+			break
+		}
+		if try == tries {
+			t.Errorf("requests at a time make a pull slower, %d times: at last %s instead of %s", tries, fast, slow)
+			break
+		}
+	}
 	w.Touch("db/f1", 7)
 	second := w.Commit("second")
 	timed("push of one page", 5, func() string { return push(second, 0) })
@@ -142,7 +155,4 @@ func TestLatency(t *testing.T) {
 	timed("push of 1,000 commits", 8, func() string { return push(last, 0) })
 	timed("pull of 1,000 commits", 24, func() string { return pull(other, second, 0) })
 	remotetest.Verify(t, other, last)
-	if fast > slow+slow/2 {
-		t.Errorf("requests at a time make a pull slower: %s instead of %s", fast, slow)
-	}
 }
