@@ -398,7 +398,7 @@ func TestServerKilled(t *testing.T) {
 			t.Error("a dead server's mount takes data")
 		}
 	}
-	for end := time.Now().Add(time.Second); lives(flusher); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); lives(flusher); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the flusher lives on")
 		}

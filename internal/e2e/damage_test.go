@@ -182,7 +182,7 @@ func damages() []spoiling {
 // look starts the server on the damaged state and returns what came of it.
 func (d *damage) look(what string) string {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	var log bytes.Buffer
 	cmd := d.command(ctx, "server", "--cache", d.cache)

@@ -98,7 +98,7 @@ func fullByWrites(t *testing.T, cache string) {
 	for {
 		if err := writeRandom(filepath.Join(sub, "again"), 4<<20); err == nil {
 			break
-		} else if time.Since(began) > 5*time.Second {
+		} else if time.Since(began) > 30*time.Second {
 			t.Fatalf("write after room was made: %v", err)
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -40,7 +40,8 @@ func lazyWorld(t *testing.T) (h *hub, a, b *server) {
 	h.dm("hub", "share", "alice/app", "bob", "write")
 	began := time.Now()
 	n := h.link.passed(func() { b.dm("clone", "hub", "alice/app", "--lazy") })
-	if took := time.Since(began); took > time.Second || n > 1<<20 {
+	// The bytes are what makes it quick; the time is generous, for machines with much else to do.
+	if took := time.Since(began); took > 10*time.Second || n > 1<<20 {
 		t.Errorf("a lazy clone took %v and %d bytes", took, n)
 	}
 	return h, a, b

@@ -72,12 +72,15 @@ func newServerAt(t *testing.T, cache, base, home string, flags ...string) *serve
 	return s
 }
 
+// endWait is how long a server may take to end. It may have to write out what it caches, to a disk that others use as well.
+const endWait = 90 * time.Second
+
 func (s *server) cleanup() {
 	if s.cmd != nil {
 		s.cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-s.ended:
-		case <-time.After(20 * time.Second):
+		case <-time.After(endWait):
 			s.cmd.Process.Signal(syscall.SIGQUIT) // prints where it hangs
 			<-s.ended
 			log, _ := os.ReadFile(s.logFile())
@@ -93,7 +96,7 @@ func (s *server) cleanup() {
 	if s.t.Failed() {
 		s.t.Logf("the server's log ends with:\n%s", s.tail())
 	}
-	for _, pid := range s.processes(2 * time.Second) {
+	for _, pid := range s.processes(10 * time.Second) {
 		s.t.Errorf("process %d is left over: %s", pid, commandLine(pid))
 		syscall.Kill(pid, syscall.SIGKILL)
 	}
@@ -166,7 +169,7 @@ func (s *server) stop() {
 	s.dm("cluster", "stop")
 	select {
 	case <-s.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(endWait):
 		s.t.Fatalf("the server does not end\n%s", s.tail())
 	}
 	if code := s.cmd.ProcessState.ExitCode(); code != 0 {
