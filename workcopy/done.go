@@ -273,7 +273,9 @@ func (c *Copy) passOn(n *node, v *frozen, next *Snapshot) {
 		}
 		if _, have := next.dirty[n]; !have {
 			next.dirty[n] = struct{}{}
-			next.nodes = append(next.nodes, n)
+			if next.listed {
+				next.nodes = append(next.nodes, n)
+			}
 		}
 		return
 	}

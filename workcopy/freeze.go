@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,7 +28,8 @@ type Snapshot struct {
 	commit   *object.Commit     // the base
 	nextIno  uint64             // at the cut
 	dirty    map[*node]struct{} // changed before the cut; guarded by Copy.mu
-	nodes    []*node            // the same; guarded by Copy.mu
+	nodes    []*node            // the same, once listed; guarded by Copy.mu
+	listed   bool               // guarded by Copy.mu
 	pause    time.Duration
 	flight   *sync.WaitGroup
 	undo     *undo
@@ -150,10 +153,6 @@ func (c *Copy) startEpoch() *Snapshot {
 	} else {
 		s.undo = &undo{dir: c.path, users: 1}
 	}
-	s.nodes = make([]*node, 0, len(s.dirty))
-	for n := range s.dirty {
-		s.nodes = append(s.nodes, n)
-	}
 	c.snaps = append(c.snaps, s)
 	c.epoch++
 	c.dirty = map[*node]struct{}{}
@@ -164,9 +163,31 @@ func (c *Copy) startEpoch() *Snapshot {
 // slice is how many nodes are visited at a time under the mutex.
 const slice = 512
 
+// list lists the snapshot's nodes, giving the mutex back now and then: hundreds of thousands take longer than a writer
+// should have to wait for the cut.
+func (s *Snapshot) list() {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if s.listed {
+		return
+	}
+	for n := range s.dirty {
+		if s.nodes = append(s.nodes, n); len(s.nodes)%slice == 0 {
+			s.c.mu.Unlock()
+			s.c.pause()
+			s.c.mu.Lock()
+		}
+	}
+	if len(s.nodes) < len(s.dirty) { // the commit before it has added some meanwhile
+		s.nodes = slices.AppendSeq(s.nodes[:0], maps.Keys(s.dirty))
+	}
+	s.listed = true
+}
+
 // each visits the snapshot's nodes under the mutex, giving it back now and then. The commit before it may add some
 // meanwhile.
 func (s *Snapshot) each(fn func(n *node)) {
+	s.list()
 	for i, more := 0, true; more; i += slice {
 		s.c.pause()
 		s.c.mu.Lock()

@@ -105,7 +105,7 @@ func parts() []part {
 		{"files", 30 * time.Minute, files},
 		{"dirty", 20 * time.Minute, dirty},
 		{"fs", 90 * time.Minute, filesystems},
-		{"pause", 40 * time.Minute, pause},
+		{"pause", 90 * time.Minute, pause},
 	}
 }
 
