@@ -163,6 +163,7 @@ func (s *server) rebind(ctx context.Context, n dot.Name) error {
 	return errors.Join(all...)
 }
 
+// rebindOne puts a mount that shows the new state in the place of the old one, or where that has been taken away.
 func (s *server) rebindOne(ctx context.Context, m *bound) error {
 	source, err := s.bindSource(ctx, m)
 	if err != nil {

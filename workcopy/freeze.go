@@ -114,9 +114,7 @@ func (c *Copy) freezeNow(ctx context.Context) (*Snapshot, error) {
 		if err := k.FlushRecent(held); err != nil {
 			return nil, fmt.Errorf("flush the page cache: %w", err)
 		}
-	}
-	if k != nil {
-		c.gate.halves.settle(ctx)
+		c.gate.halves.settle(held)
 	}
 	s, err := c.cut()
 	c.gate.open()

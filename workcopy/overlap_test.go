@@ -280,3 +280,41 @@ func TestSecondCutHoldsItsInstant(t *testing.T) {
 		}
 	}
 }
+
+// A commit that is given up while the next lists what changed leaves all of it to that one.
+func TestGivenUpWhileTheNextLists(t *testing.T) {
+	const files = 2 * slice
+	r := newRig(t)
+	for i := range files {
+		r.write(r.file(fmt.Sprintf("first%d", i)), 0, "1")
+	}
+	s, err := r.c.Freeze(r.ctx)
+	r.ok(err)
+	for i := range files {
+		r.write(r.file(fmt.Sprintf("second%d", i)), 0, "2")
+	}
+	given := false
+	r.c.cfg.pause = func() {
+		r.c.mu.RLock()
+		listing := len(r.c.snaps) == 2 && !r.c.snaps[1].listed && len(r.c.snaps[1].nodes) > 0
+		r.c.mu.RUnlock()
+		if listing && !given {
+			given = true
+			s.Abort()
+		}
+	}
+	next, err := r.c.Freeze(r.ctx)
+	r.ok(err)
+	r.c.cfg.pause = nil
+	defer next.Abort()
+	if !given {
+		t.Fatal("the second commit was not seen to list")
+	}
+	seen := map[string]int{}
+	for _, f := range next.Files() {
+		seen[f.Path()]++
+	}
+	if len(seen) != 2*files || len(next.Files()) != 2*files {
+		t.Errorf("the second commit has %d files, %d different ones, want %d", len(next.Files()), len(seen), 2*files)
+	}
+}
