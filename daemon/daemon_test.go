@@ -271,16 +271,6 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-func TestUnescape(t *testing.T) {
-	for in, want := range map[string]string{
-		"/plain": "/plain", `/a\040b`: "/a b", `/t\011\134x`: "/t\t\\x", `/end\04`: `/end\04`, `\999`: `\999`,
-	} {
-		if got := unescape(in); got != want {
-			t.Errorf("unescape(%q) = %q, want %q", in, got, want)
-		}
-	}
-}
-
 // A subdot that is a symlink must not lead a mount out of the dot.
 func TestBindFollowsNoLink(t *testing.T) {
 	dir := t.TempDir()

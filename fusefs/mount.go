@@ -136,7 +136,7 @@ func (m *Mount) ready(ctx context.Context) error {
 		return err
 	}
 	m.dev = dev
-	m.conn, m.connErr = openConnection(dev)
+	m.conn, m.connErr = openConnection(int(dev))
 	if now, err := deviceOf(m.dir); err != nil || now != dev {
 		return errors.Join(err, errs.New(errs.Conflict, "mount %s: it was unmounted or mounted over at once", m.dir))
 	}
@@ -282,7 +282,7 @@ func (m *Mount) Lazy() error {
 // sweep takes a mount whose connection has been broken away from its directory, where it stays otherwise.
 func (m *Mount) sweep() error {
 	mounts, err := mountsAt(m.dir)
-	if err != nil || len(mounts) == 0 || mounts[len(mounts)-1].minor != m.dev {
+	if err != nil || len(mounts) == 0 || uint32(mounts[len(mounts)-1].Minor) != m.dev {
 		return err
 	}
 	if err := unix.Unmount(m.dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL {
@@ -333,5 +333,5 @@ func deviceOf(dir string) (uint32, error) {
 	if len(mounts) == 0 {
 		return 0, fmt.Errorf("mount %s: %w", dir, syscall.ENOENT)
 	}
-	return mounts[len(mounts)-1].minor, nil
+	return uint32(mounts[len(mounts)-1].Minor), nil
 }

@@ -493,16 +493,3 @@ func TestAbort(t *testing.T) {
 		t.Errorf("still mounted: %v, %v", mounts, err)
 	}
 }
-
-func TestParseMounts(t *testing.T) {
-	const info = `36 35 0:98 / /mnt/a\040b rw,noatime shared:1 - fuse.dm dm rw
-37 35 8:1 / /mnt/disk rw - ext4 /dev/sda1 rw
-38 35 0:99 / /mnt/c rw shared:2 master:3 - fuse.sshfs x rw
-39 35 0:100 / /mnt/tmp rw - tmpfs fuse rw
-garbage
-`
-	got := fmt.Sprint(parseMounts([]byte(info)))
-	if want := "[{/mnt/a b 98} {/mnt/c 99}]"; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
-}

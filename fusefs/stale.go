@@ -11,76 +11,20 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
-// fuseMount is a FUSE mount as /proc/self/mountinfo has it.
-type fuseMount struct {
-	dir   string
-	minor uint32
-}
-
 // mountsAt returns the FUSE mounts at a directory, the topmost last. Nothing is asked of the mounts: one whose server is
 // dead or hangs would not answer.
-func mountsAt(dir string) ([]fuseMount, error) {
-	all, err := fuseMounts()
-	if err != nil {
-		return nil, err
-	}
-	var at []fuseMount
-	for _, m := range all {
-		if m.dir == dir {
-			at = append(at, m)
-		}
-	}
-	return at, nil
-}
-
-func fuseMounts() ([]fuseMount, error) {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+func mountsAt(dir string) ([]*mountinfo.Info, error) {
+	at, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		return m.Mountpoint != dir || m.Major != 0 || !strings.HasPrefix(m.FSType, "fuse"), false
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read mounts: %w", err)
 	}
-	return parseMounts(b), nil
-}
-
-// parseMounts reads lines such as (proc_pid_mountinfo(5))
-//
-//	36 35 0:98 / /mnt2 rw,noatime shared:1 - fuse.dm dm rw,errors=continue
-func parseMounts(b []byte) (mounts []fuseMount) {
-	for line := range strings.Lines(string(b)) {
-		before, after, ok := strings.Cut(line, " - ")
-		f := strings.Fields(before)
-		if !ok || len(f) < 6 || !strings.HasPrefix(after, "fuse") {
-			continue
-		}
-		major, minor, ok := strings.Cut(f[2], ":")
-		n, err := strconv.ParseUint(minor, 10, 32)
-		if !ok || err != nil || major != "0" {
-			continue
-		}
-		mounts = append(mounts, fuseMount{dir: unescape(f[4]), minor: uint32(n)})
-	}
-	return mounts
-}
-
-// unescape undoes the octal escapes that the kernel writes for blanks in paths.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+4 <= len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+	return at, nil
 }
 
 // CleanStale removes the FUSE mounts at dir that a dead server left behind, however many lie on each other. Processes
@@ -94,12 +38,12 @@ func CleanStale(dir string) error {
 	if err != nil {
 		return err
 	}
-	conns := map[uint32]*connection{}
+	conns := map[int]*connection{}
 	for _, m := range mounts {
 		// Without fusectl the mount goes all the same. Only what waits for a server that hangs in its exit waits on.
-		if c, err := openConnection(m.minor); err == nil {
+		if c, err := openConnection(m.Minor); err == nil {
 			defer c.close()
-			conns[m.minor] = c
+			conns[m.Minor] = c
 		}
 	}
 	if mounts, err = mountsAt(dir); err != nil { // what is still there was there when its connection was opened
@@ -111,7 +55,7 @@ func CleanStale(dir string) error {
 		}
 	}
 	for _, m := range mounts { // a server that hangs in its own exit keeps its connection
-		if c := conns[m.minor]; c != nil {
+		if c := conns[m.Minor]; c != nil {
 			if err := c.abort(); err != nil {
 				return err
 			}
@@ -127,7 +71,7 @@ const fusectl = "/sys/fs/fuse/connections"
 type connection struct{ f *os.File }
 
 // openConnection opens a connection by its number. fusectl is mounted if it is not.
-func openConnection(number uint32) (*connection, error) {
+func openConnection(number int) (*connection, error) {
 	if names, err := os.ReadDir(fusectl); err == nil && len(names) == 0 {
 		if err := unix.Mount("fusectl", fusectl, "fusectl", 0, ""); err != nil && err != unix.EBUSY {
 			return nil, fmt.Errorf("mount fusectl: %w", err)
