@@ -4,7 +4,8 @@
 // Two schedulers stand between a request and a processor. Go's gives a goroutine that comes back from a system call one of
 // GOMAXPROCS places; where all are taken by goroutines that compute it waits for milliseconds, even if a processor is idle.
 // So Reserve adds places, and who computes in parallel lets no more than Workers goroutines do so at a time. The kernel's
-// shares the processors between threads; so Thread lowers the priority of one that computes.
+// shares the processors between threads; so Thread lowers the priority of one that computes. And Go's own watch over threads
+// in system calls is one more that takes processors from requests; Reserve has it look less often.
 package background
 
 import (
@@ -27,11 +28,13 @@ const (
 // processors is what GOMAXPROCS was before Reserve; 0: it was not called.
 var processors atomic.Int64
 
-// Reserve raises GOMAXPROCS, so that workers do not take all of it. A server calls it once, before anything else runs.
+// Reserve raises GOMAXPROCS, so that workers do not take all of it, and lets timers be late, so that the runtime's watch
+// costs less. A server calls it once, before anything else runs.
 func Reserve() {
 	n := runtime.GOMAXPROCS(0)
 	if processors.CompareAndSwap(0, int64(n)) {
 		runtime.GOMAXPROCS(n + reserve)
+		relaxTimers()
 	}
 }
 

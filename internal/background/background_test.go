@@ -1,7 +1,12 @@
 package background
 
 import (
+	"errors"
+	"io/fs"
+	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -61,5 +66,26 @@ func TestReserve(t *testing.T) {
 		if got := Workers(); got != want || got >= before+reserve {
 			t.Errorf("%d workers, want %d, fewer than GOMAXPROCS", got, want)
 		}
+	}
+}
+
+func TestTimersMayBeLate(t *testing.T) {
+	threads, err := os.ReadDir("/proc/self/task")
+	ok(t, err)
+	relaxTimers()
+	seen := 0
+	for _, thread := range threads { // the runtime's watch is one of those that a process begins with
+		got, err := os.ReadFile("/proc/" + thread.Name() + "/timerslack_ns")
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it has ended
+		}
+		ok(t, err)
+		if want := strconv.FormatInt(timerSlack.Nanoseconds(), 10); strings.TrimSpace(string(got)) != want {
+			t.Errorf("thread %s has a timer slack of %s ns, want %s", thread.Name(), strings.TrimSpace(string(got)), want)
+		}
+		seen++
+	}
+	if seen < 2 {
+		t.Errorf("%d threads seen, want the main one and the runtime's watch", seen)
 	}
 }
