@@ -7,7 +7,9 @@ import (
 	"io"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -134,6 +136,35 @@ func TestDocumentHasEveryPart(t *testing.T) {
 	for _, name := range partNames() {
 		if strings.Count(string(data), "<!-- bench:"+name+" -->\n") != 1 || strings.Count(string(data), "<!-- /bench:"+name+" -->\n") != 1 {
 			t.Errorf("docs/performance.md has no place for part %s", name)
+		}
+	}
+}
+
+// A command's peak of memory is its own, not what the bench had before it.
+func TestPeakIsTheCommandsOwn(t *testing.T) {
+	const had = 256 << 20
+	big := make([]byte, had)
+	for i := 0; i < had; i += 4096 {
+		big[i] = 1
+	}
+	runtime.KeepAlive(big)
+	big = nil
+	if p := peak(os.Getpid()); p < had {
+		t.Fatalf("the test has a peak of %d bytes after using %d", p, had)
+	}
+	for _, c := range []struct {
+		script     string
+		least, max int64
+	}{
+		{"exit 0", 1 << 10, had / 4},
+		{"head -c 134217728 /dev/zero | tail -n 1 > /dev/null", 128 << 20, 200 << 20}, // tail keeps the line
+	} {
+		u, _, err := measure(exec.CommandContext(t.Context(), "sh", "-c", c.script))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u.rss < c.least || u.rss > c.max {
+			t.Errorf("%s: a peak of %d bytes, not between %d and %d", c.script, u.rss, c.least, c.max)
 		}
 	}
 }

@@ -124,9 +124,8 @@ func (s *server) dm(ctx context.Context, args ...string) (u usage, out string, e
 func (s *server) with(fn func() (usage, error)) (usage, error) {
 	pids := s.pids()
 	for _, pid := range pids {
-		// 5 sets the peak of the resident set to what is resident now.
-		if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil && pid == s.cmd.Process.Pid {
-			return usage{}, fmt.Errorf("begin to measure memory: %w", err)
+		if err := resetPeak(pid); err != nil && pid == s.cmd.Process.Pid {
+			return usage{}, err
 		}
 	}
 	before := spent(pids)
@@ -206,6 +205,14 @@ func spent(pids []int) time.Duration {
 		}
 	}
 	return sum
+}
+
+// resetPeak sets the peak of a process's resident set to what is resident now.
+func resetPeak(pid int) error {
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
+		return fmt.Errorf("begin to measure memory: %w", err)
+	}
+	return nil
 }
 
 // peak is a process's largest resident set since it was reset.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -115,12 +116,12 @@ func (k *link) pass(to, from net.Conn) {
 			}
 		}
 	})
+	buf := make([]byte, 64<<10)
 	for {
-		buf := make([]byte, 64<<10)
 		n, err := from.Read(buf)
 		if n > 0 {
 			k.bytes.Add(int64(n))
-			flying <- piece{buf[:n], time.Now().Add(k.delay)}
+			flying <- piece{bytes.Clone(buf[:n]), time.Now().Add(k.delay)}
 		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
