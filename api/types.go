@@ -381,6 +381,7 @@ type ShowDotResult struct {
 	ID       string   `json:"id"` // 16 hex digits, stays over a rename
 	Created  string   `json:"created"`
 	Path     Path     `json:"path"`
+	Cache    string   `json:"cache"` // "writeback" or "through": what its mounts have
 	Head     string   `json:"head"`
 	Branches []Branch `json:"branches"`
 	Tags     []Tag    `json:"tags"`

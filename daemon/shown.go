@@ -31,9 +31,9 @@ type branches struct {
 	open map[string]*fusefs.Mount // by working copy id
 }
 
-// cacheOf returns the cache mode of a working copy's mount. A dot may ask for less than the server offers, not for more.
-func (b *branches) cacheOf(wc *dot.WorkingCopy) fusefs.Cache {
-	if wc.Cache == dot.CacheThrough {
+// cacheOf returns the cache mode of a dot's mounts. A dot may ask for less than the server offers, not for more.
+func (b *branches) cacheOf(asked dot.CacheMode) fusefs.Cache {
+	if asked == dot.CacheThrough {
 		return fusefs.Through
 	}
 	return b.cache
@@ -65,7 +65,7 @@ func (b *branches) show(ctx context.Context, wc *dot.WorkingCopy) (string, error
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", errs.New(errs.KindOf(err), "make a mount point: %w", err)
 	}
-	m, err := fusefs.New(ctx, wc.Copy, dir, fusefs.Options{Cache: b.cacheOf(wc), Flusher: b.flusher, Log: b.log})
+	m, err := fusefs.New(ctx, wc.Copy, dir, fusefs.Options{Cache: b.cacheOf(wc.Cache), Flusher: b.flusher, Log: b.log})
 	if err != nil {
 		os.Remove(dir) //nolint:errcheck // the next start removes it
 		return "", err

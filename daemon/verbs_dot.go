@@ -221,7 +221,7 @@ func (s *server) showDot(ctx context.Context, req api.DotRequest) (r api.ShowDot
 			}),
 			ID: info.ID, Created: info.Created.UTC().Format(time.RFC3339Nano), Path: api.Path(s.links.path(n)),
 			Head: st.Commit, Branches: branchList(info.Branches), Tags: tagList(info.Tags), Subdots: subdots(st.Subdots),
-			Upstreams: []api.Upstream{},
+			Upstreams: []api.Upstream{}, Cache: s.branches.cacheOf(info.Cache).String(),
 		}
 		origin, err := s.dots.Origin(ctx, n)
 		if err != nil {

@@ -59,6 +59,7 @@ func (c *dotShowCmd) run(cmd *cobra.Command, args []string) error {
 		{"created", r.Created},
 		{"server", r.Server},
 		{"path", string(r.Path)},
+		{"cache", r.Cache},
 		{"branch", r.Branch},
 		{"head", r.Head},
 		{"size", c.bytes(r.Size)},
