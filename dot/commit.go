@@ -54,6 +54,11 @@ func (d *Dots) Commit(ctx context.Context, n Name, req CommitRequest) (*CommitRe
 	if err != nil {
 		return nil, err
 	}
+	files, bytes, err := snap.Restored(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("compare what was restored: %w", err)
+	}
+	res.Files, res.DirtyBytes = res.Files+files, res.DirtyBytes+bytes
 	commit.Author, commit.Message, commit.Meta, commit.System = req.Author, req.Message, req.Meta, req.System
 	commit.Time = d.now().UTC()
 	if err := commit.Check(); err != nil {

@@ -182,7 +182,7 @@ func (d *differ) compare(ctx context.Context, o, n *object.Entry) (Change, bool,
 	if !changed || !n.IsRegular() {
 		return Change{Kind: Modified}, changed, nil
 	}
-	bytes, err := changedBytes(ctx, layered{d.from.src, d.to.src}, o.Content, n.Content)
+	bytes, err := object.ChangedBytes(ctx, layered{d.from.src, d.to.src}, o.Content, n.Content)
 	return Change{Kind: Modified, Bytes: bytes}, true, err
 }
 

@@ -320,7 +320,7 @@ func TestChangedBytes(t *testing.T) {
 			}
 			return c
 		}
-		got, err := changedBytes(ctx, m, build(old), build(new))
+		got, err := object.ChangedBytes(ctx, m, build(old), build(new))
 		if err != nil || got != want {
 			t.Fatalf("%d bytes changed, %v; want %d", got, err, want)
 		}

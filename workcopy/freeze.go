@@ -36,6 +36,7 @@ type Snapshot struct {
 	versions map[*node]*frozen       // of nodes
 	entries  map[*node]*object.Entry // as Root has built them
 	files    []*File
+	restored []*node // regular files that were restored since the base; set by collect
 	ended    bool
 	done     bool // noted in the journal as having taken place; guarded by Copy.mu
 	prepared object.ID
@@ -215,6 +216,9 @@ func (s *Snapshot) collect() bool {
 			return
 		}
 		s.versions[n] = v
+		if v.nlink > 0 && v.file != nil && c.foreign(n) {
+			s.restored = append(s.restored, n)
+		}
 		if v.nlink > 0 && v.file != nil && v.file.changed(n.file.committed.Size) {
 			s.files = append(s.files, &File{s: s, n: n, f: v.file, frozen: v, base: n.file.committed})
 		}

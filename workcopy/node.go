@@ -87,8 +87,8 @@ type frozen struct {
 	file    *frozenFile
 }
 
-func (n *node) isDir() bool     { return n.mode&object.ModeType == object.ModeDir }
-func (n *node) isRegular() bool { return n.mode&object.ModeType == object.ModeRegular }
+func (in *inode) isDir() bool     { return in.mode&object.ModeType == object.ModeDir }
+func (in *inode) isRegular() bool { return in.mode&object.ModeType == object.ModeRegular }
 
 // attr returns the node's attributes; the caller holds Copy.mu. How many blocks a complete file has is for the host to say:
 // measure adds it, without the mutex. host is nil for others.

@@ -11,8 +11,10 @@ import (
 
 // Figures are sums over a part of a working copy.
 type Figures struct {
-	Size    uint64 // bytes of all regular files
-	Dirty   uint64 // bytes of blocks written since the commit; a changed inode without such blocks counts as one block
+	Size uint64 // bytes of all regular files
+	// Dirty is the bytes of the blocks written since the commit. A changed inode without such blocks counts as one block, and
+	// a restored file as the chunks that differ from those the commit has at its path, all of them where it has none.
+	Dirty   uint64
 	Changed uint64 // files and other non-directories made, changed or removed since the commit
 	Files   uint64 // everything that is not a directory
 }
@@ -78,23 +80,34 @@ func (n *node) subdot(root *node) string {
 
 // Status sums up. It costs what has changed, not what is there.
 func (c *Copy) Status(ctx context.Context) (Status, error) {
-	gone, st, err := c.sumUp(ctx)
+	late, st, err := c.sumUp(ctx)
 	if err != nil {
 		return st, err
 	}
-	for _, g := range gone { // names that are no more: were they committed?
+	for _, g := range late.gone { // names that are no more: were they committed?
 		e, ok, err := object.LookupTree(ctx, c.cfg.Source, g.tree, g.name)
 		if err != nil {
 			return st, err
 		}
-		if !ok {
-			continue
+		if ok {
+			st.count(g.subdot, Figures{Changed: e.Sums().Files})
 		}
-		n := e.Totals.Files
-		if !e.IsDir() {
-			n = 1
+	}
+	for i := range late.stamped {
+		other, err := late.stamped[i].otherNames(ctx, c.cfg.Source)
+		if err != nil {
+			return st, err
 		}
-		st.count(g.subdot, Figures{Changed: n})
+		if other {
+			st.count(late.stamped[i].subdot, Figures{Dirty: BlockSize})
+		}
+	}
+	for i := range late.replaced {
+		f, err := late.paths.count(&late.replaced[i])
+		if err != nil {
+			return st, err
+		}
+		st.count(late.replaced[i].subdot, f)
 	}
 	return st, nil
 }
@@ -107,12 +120,55 @@ func (st *Status) count(subdot string, f Figures) {
 	}
 }
 
+// later is what can be counted only when trees have been read, without the mutex.
+type later struct {
+	paths    *paths
+	gone     []goneName
+	stamped  []stampedDir
+	replaced []replacement
+}
+
 type goneName struct {
 	tree         object.ID
 	name, subdot string
 }
 
-func (c *Copy) sumUp(ctx context.Context) (gone []goneName, st Status, err error) {
+// stampedDir is a directory whose time changed and nothing else of it: names came or went, or came back.
+type stampedDir struct {
+	tree   object.ID
+	names  map[string]uint64 // to inode numbers, 0 for what is gone
+	subdot string
+}
+
+// otherNames says whether one of the names means something else than in the commit.
+func (d *stampedDir) otherNames(ctx context.Context, src object.Source) (bool, error) {
+	for name, ino := range d.names {
+		e, ok, err := object.LookupTree(ctx, src, d.tree, name)
+		if err != nil || ok != (ino != 0) || ok && e.Ino != ino {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+// stamped describes a directory for otherNames. What was made since the commit, other than by a restore, is new without
+// a look at the tree; what was restored counts by itself. The caller holds mu.
+func (c *Copy) stamped(n *node) (d stampedDir, other bool) {
+	d = stampedDir{tree: n.dir.tree, names: map[string]uint64{}, subdot: n.subdot(c.root)}
+	for name, child := range n.changed() {
+		switch {
+		case child == nil:
+			d.names[name] = 0
+		case child.base == nil && child.dir == nil:
+			return d, true
+		case child.base != nil && !c.foreign(child):
+			d.names[name] = child.ino
+		}
+	}
+	return d, false
+}
+
+func (c *Copy) sumUp(ctx context.Context) (late *later, st Status, err error) {
 	names, err := c.list(ctx, c.root)
 	if err != nil {
 		return nil, st, err
@@ -143,6 +199,7 @@ func (c *Copy) sumUp(ctx context.Context) (gone []goneName, st Status, err error
 	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
+	late = &later{paths: c.paths(ctx)}
 	st.Size, st.Files = c.root.dir.bytes+links.Bytes, c.root.dir.files
 	visit := func(n *node) {
 		if n.linked && n.file != nil { // the table's totals are those of the commit
@@ -153,7 +210,7 @@ func (c *Copy) sumUp(ctx context.Context) (gone []goneName, st Status, err error
 				st.Size += n.size
 			}
 		}
-		gone = append(gone, c.visitDirty(n, &st)...)
+		c.visitDirty(n, &st, late)
 	}
 	for n := range c.dirty {
 		visit(n)
@@ -167,33 +224,45 @@ func (c *Copy) sumUp(ctx context.Context) (gone []goneName, st Status, err error
 			}
 		}
 	}
-	return gone, st, nil
+	return late, st, nil
 }
 
-// visitDirty counts one changed node and returns the names it has lost.
-func (c *Copy) visitDirty(n *node, st *Status) (gone []goneName) {
+// visitDirty counts one changed node, or notes what is to be looked up to count it.
+func (c *Copy) visitDirty(n *node, st *Status, late *later) {
 	if n.nlink == 0 {
-		return nil
+		return
 	}
 	subdot := n.subdot(c.root)
 	if n.dir != nil {
 		for name, child := range n.changed() {
 			if child == nil && !n.dir.tree.IsZero() {
-				gone = append(gone, goneName{n.dir.tree, name, subdot})
+				late.gone = append(late.gone, goneName{n.dir.tree, name, subdot})
 			}
 		}
 	}
 	var f Figures
-	if blocks := n.dirtyBlocks(); blocks > 0 {
-		f = Figures{Dirty: blocks * BlockSize, Changed: 1}
-	} else if n.selfChanged() {
+	switch {
+	case c.foreign(n) || n.base == nil && n.dir != nil && n != c.root:
+		late.replaced = append(late.replaced, c.replacement(n))
+	case n.dir != nil && n.base != nil && n.sameAttributes(n.base):
+		if n.asCommitted(n.base) {
+			break
+		}
+		d, other := c.stamped(n)
+		if other {
+			f.Dirty = BlockSize
+		} else {
+			late.stamped = append(late.stamped, d)
+		}
+	case n.dirtyBlocks() > 0:
+		f = Figures{Dirty: n.dirtyBlocks() * BlockSize, Changed: 1}
+	case n.selfChanged():
 		f.Dirty = BlockSize
 		if n.dir == nil {
 			f.Changed = 1
 		}
 	}
 	st.count(subdot, f)
-	return gone
 }
 
 // LocalBytes returns what the backing files take on the host's filesystem, in bytes. It visits each of them.
@@ -227,7 +296,11 @@ func (c *Copy) Changes(ctx context.Context, fn func(Change) error) error {
 	if err := w.dir("", c.root, -1); err != nil {
 		return err
 	}
-	for _, ch := range w.renamed() {
+	list, err := w.renamed()
+	if err != nil {
+		return err
+	}
+	for _, ch := range list {
 		if err := fn(ch); err != nil {
 			return err
 		}
@@ -248,17 +321,18 @@ type changeWalk struct {
 type walked struct {
 	Change
 	ino  uint64
-	dirt uint64 // bytes written, in whole blocks
-	born int    // index of the nearest directory around it that is new at its path
-	gone int    // index of the directory that is gone, below which this is gone too
+	now  likeness     // of what is new
+	old  object.Entry // of what is gone
+	born int          // index of the nearest directory around it that is new at its path
+	gone int          // index of the directory that is gone, below which this is gone too
 }
 
 type namedNode struct {
 	name string
 	n    *node
-	node node // as it was under the mutex
+	ino  uint64
+	now  likeness // as it was under the mutex
 	same bool
-	dirt uint64
 }
 
 // dir compares the changed names of a directory with its tree. born is the index of the nearest new directory, or -1.
@@ -270,9 +344,8 @@ func (w *changeWalk) dir(path string, n *node, born int) error {
 	for name, child := range n.changed() {
 		nn := namedNode{name: name, n: child}
 		if child != nil {
-			nn.node = node{ino: child.ino, inode: child.inode, base: child.base, dir: child.dir}
+			nn.ino, nn.now = child.ino, child.likeness()
 			nn.same = child.sameToSee()
-			nn.dirt = child.dirtyBlocks() * BlockSize
 		}
 		names = append(names, nn)
 	}
@@ -312,27 +385,27 @@ func (w *changeWalk) name(path string, nn *namedNode, old object.Entry, had bool
 		return nil
 	case had && child.ino == old.Ino:
 		if !nn.same {
-			ch := Change{Path: path, Kind: 'M', Dir: nn.node.isDir(), Bytes: nn.dirt}
+			ch := Change{Path: path, Kind: 'M', Dir: nn.now.isDir(), Bytes: nn.now.written}
 			w.list = append(w.list, walked{Change: ch, ino: old.Ino, born: born, gone: -1})
 		}
-		if nn.node.isDir() {
+		if nn.now.isDir() {
 			return w.dir(path+"/", child, born)
 		}
 		return nil
 	}
 	i := len(w.list)
-	w.born[nn.node.ino] = i
-	ch := Change{Path: path, Kind: '+', Dir: nn.node.isDir(), Bytes: nn.node.bytesOf()}
-	w.list = append(w.list, walked{Change: ch, ino: nn.node.ino, dirt: nn.dirt, born: born, gone: -1})
-	if !nn.node.isDir() {
+	w.born[nn.ino] = i
+	ch := Change{Path: path, Kind: '+', Dir: nn.now.isDir(), Bytes: nn.now.bytesOf()}
+	w.list = append(w.list, walked{Change: ch, ino: nn.ino, now: nn.now, born: born, gone: -1})
+	if !nn.now.isDir() {
 		return nil
 	}
 	return w.dir(path+"/", child, i)
 }
 
-func (n *node) bytesOf() uint64 {
-	if n.isRegular() {
-		return n.size
+func (in *inode) bytesOf() uint64 {
+	if in.isRegular() {
+		return in.size
 	}
 	return 0
 }
@@ -346,7 +419,7 @@ func (w *changeWalk) removed(path string, e object.Entry, born, gone int) error 
 	i := len(w.list)
 	w.gone[e.Ino] = append(w.gone[e.Ino], i)
 	ch := Change{Path: path, Kind: '-', Dir: e.IsDir(), Bytes: full.Content.Size}
-	w.list = append(w.list, walked{Change: ch, ino: e.Ino, born: born, gone: gone})
+	w.list = append(w.list, walked{Change: ch, ino: e.Ino, old: full, born: born, gone: gone})
 	if !e.IsDir() {
 		return nil
 	}
@@ -355,8 +428,9 @@ func (w *changeWalk) removed(path string, e object.Entry, born, gone int) error 
 	})
 }
 
-// renamed joins what is gone here and new there, by inode number, and sorts by path.
-func (w *changeWalk) renamed() []Change {
+// renamed joins what is gone here and new there, by inode number, then what took the place of something else, and sorts by
+// path.
+func (w *changeWalk) renamed() ([]Change, error) {
 	drop := map[int]bool{}
 	for i := range w.list {
 		// What is gone below a directory that moved has moved with it, or was found gone when its new place was walked.
@@ -374,9 +448,16 @@ func (w *changeWalk) renamed() []Change {
 		}
 	}
 	for i, j := range from {
-		w.list[i].Kind, w.list[i].Bytes = 'R', w.list[i].dirt
+		w.list[i].Kind, w.list[i].Bytes = 'R', w.list[i].now.written
 		w.list[i].OldPath = w.committedPath(j, from)
 		drop[j] = true
+		if w.list[i].OldPath == w.list[i].Path { // its directory was made anew around it
+			w.list[i].Kind, w.list[i].OldPath = 'M', ""
+			drop[i] = w.list[i].now.same(&w.list[j].old)
+		}
+	}
+	if err := w.replaced(from, drop); err != nil {
+		return nil, err
 	}
 	out := make([]Change, 0, len(w.list))
 	for i, ch := range w.list {
@@ -392,7 +473,39 @@ func (w *changeWalk) renamed() []Change {
 		a, b := &out[i], &out[j]
 		return a.Path < b.Path || a.Path == b.Path && a.Kind == '-' && b.Kind != '-'
 	})
-	return out
+	return out, nil
+}
+
+// replaced joins what is gone from a path and what is new there: it is modified, or nothing that anybody sees.
+func (w *changeWalk) replaced(from map[int]int, drop map[int]bool) error {
+	at := map[string]int{}
+	for i := range w.list {
+		if _, moved := from[i]; w.list[i].Kind == '+' && !moved {
+			at[w.list[i].Path] = i
+		}
+	}
+	for j := range w.list {
+		old := &w.list[j]
+		if old.Kind != '-' || drop[j] || w.committedPath(j, from) != old.Path {
+			continue
+		}
+		i, ok := at[old.Path]
+		if !ok || w.list[i].Dir != old.Dir {
+			continue
+		}
+		drop[j] = true
+		now := &w.list[i]
+		if now.now.same(&old.old) {
+			drop[i] = true
+			continue
+		}
+		bytes, err := now.now.changed(w.ctx, w.c.cfg.Source, old.old.Content)
+		if err != nil {
+			return err
+		}
+		now.Kind, now.Bytes = 'M', bytes
+	}
+	return nil
 }
 
 // movedTo returns what is new and has the inode of the directory that is gone at index j.

@@ -20,8 +20,12 @@ func newStatus(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show per subdot its size, what changed since the commit, and who uses it",
-		Args:  argCount(0, 0),
-		RunE:  c.run,
+		Long: "Show per subdot its size, what changed since the commit, and who uses it.\n\n" +
+			"DIRTY is the bytes written since the commit, in blocks of 4096; a file of which only a name or an attribute changed\n" +
+			"counts as one block. What 'dm restore' brought back is compared with the commit without reading it: a file counts\n" +
+			"with the chunks that differ, a small file thus as a whole. CHANGED counts the files.",
+		Args: argCount(0, 0),
+		RunE: c.run,
 	}
 	c.dotFlag.register(cmd)
 	c.listing.register(cmd)

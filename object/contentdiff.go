@@ -1,30 +1,29 @@
-package dot
+package object
 
 import (
 	"context"
 
 	"dm/internal/errs"
-	"dm/object"
 )
 
 // spans walks one file's chunk list from the front, opening a list only when asked to.
 type spans struct {
 	ctx   context.Context
-	src   object.Source
-	stack [][]object.Span
+	src   Source
+	stack [][]Span
 	level []uint8 // of the spans in each frame; 0: chunks
 	pos   uint64
 }
 
-func newSpans(ctx context.Context, src object.Source, c object.Content) *spans {
+func newSpans(ctx context.Context, src Source, c Content) *spans {
 	s := &spans{ctx: ctx, src: src}
 	if c.Size > 0 {
-		s.stack, s.level = [][]object.Span{{{Size: c.Size, ID: c.Root}}}, []uint8{c.Depth}
+		s.stack, s.level = [][]Span{{{Size: c.Size, ID: c.Root}}}, []uint8{c.Depth}
 	}
 	return s
 }
 
-func (s *spans) head() (sp *object.Span, level uint8) {
+func (s *spans) head() (sp *Span, level uint8) {
 	for n := len(s.stack); n > 0; n-- {
 		if top := s.stack[n-1]; len(top) > 0 {
 			return &top[0], s.level[n-1]
@@ -51,11 +50,11 @@ func (s *spans) open() error {
 	n := len(s.stack) - 1
 	sp, level := s.stack[n][0], s.level[n]
 	s.stack[n] = s.stack[n][1:]
-	b, err := s.src.Get(s.ctx, object.KindList, sp.ID)
+	b, err := s.src.Get(s.ctx, KindList, sp.ID)
 	if err != nil {
 		return err
 	}
-	l, err := object.DecodeList(b)
+	l, err := DecodeList(b)
 	if err != nil {
 		return err
 	}
@@ -67,9 +66,9 @@ func (s *spans) open() error {
 	return nil
 }
 
-// changedBytes returns how many bytes of a file's content differ between two of its states, counted in whole chunks, with
+// ChangedBytes returns how many bytes of a file's content differ between two of its states, counted in whole chunks, with
 // what was cut off its end. Lists that both share are not read.
-func changedBytes(ctx context.Context, src object.Source, from, to object.Content) (n uint64, err error) {
+func ChangedBytes(ctx context.Context, src Source, from, to Content) (n uint64, err error) {
 	if from == to {
 		return 0, nil
 	}
