@@ -9,7 +9,8 @@
 // that says which side is too old. The reply is one of
 //
 //	application/x-ndjson        a stream of Messages: any number of progress and items, then one result or error
-//	application/octet-stream    the bytes themselves (cat, export); the trailer Dm-Error tells of a failure on the way
+//	application/octet-stream    the bytes themselves (cat, export); the trailer Dm-Error tells of a failure on the way,
+//	                            Dm-Result what there is to know of them at their end, in JSON
 //	application/json            an Error, with the HTTP status of its kind: nothing was streamed yet
 //
 // Cancelling a request closes its connection, which cancels the operation on the server.
@@ -32,6 +33,7 @@ const SocketName = "dm.sock"
 const (
 	VersionHeader = "Dm-Version"
 	ErrorTrailer  = "Dm-Error"
+	ResultTrailer = "Dm-Result"
 )
 
 // MaxRequest is the longest request body a server reads, in bytes.

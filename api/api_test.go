@@ -90,7 +90,8 @@ func TestErrorsCrossTheSocket(t *testing.T) {
 		if out.Len() > 0 {
 			t.Errorf("%v: bytes of a failure: %q", kind, &out)
 		}
-		check("after bytes", c.Export(t.Context(), ExportRequest{}, &out))
+		_, err = c.Export(t.Context(), ExportRequest{}, &out)
+		check("after bytes", err)
 	}
 }
 

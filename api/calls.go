@@ -90,7 +90,7 @@ func (c *Client) Diff(ctx context.Context, req DiffRequest, fn func(Change) erro
 
 // Cat writes the bytes of a committed file to w.
 func (c *Client) Cat(ctx context.Context, req CatRequest, w io.Writer) error {
-	return c.Copy(ctx, OpCat, req, w)
+	return c.Copy(ctx, OpCat, req, w, nil)
 }
 
 // Branches asks for a dot's branches.
@@ -173,8 +173,9 @@ func (c *Client) Import(ctx context.Context, req ImportRequest, progress func(Pr
 }
 
 // Export writes a tar archive of a commit to w.
-func (c *Client) Export(ctx context.Context, req ExportRequest, w io.Writer) error {
-	return c.Copy(ctx, OpExport, req, w)
+func (c *Client) Export(ctx context.Context, req ExportRequest, w io.Writer) (r ExportResult, err error) {
+	err = c.Copy(ctx, OpExport, req, w, &r)
+	return r, err
 }
 
 // GC frees what nothing reaches.

@@ -82,8 +82,9 @@ func (c *Client) Call(ctx context.Context, op Op, request, result any, h Handler
 	}
 }
 
-// Copy runs an operation whose reply is plain bytes and writes them to w.
-func (c *Client) Copy(ctx context.Context, op Op, request any, w io.Writer) error {
+// Copy runs an operation whose reply is plain bytes and writes them to w. What the server says of them at the end is decoded
+// into result, unless that is nil.
+func (c *Client) Copy(ctx context.Context, op Op, request any, w io.Writer, result any) error {
 	resp, err := c.post(ctx, op, request)
 	if err != nil {
 		return err
@@ -98,6 +99,11 @@ func (c *Client) Copy(ctx context.Context, op Op, request any, w io.Writer) erro
 			return fmt.Errorf("decode the server's error %q: %w", text, err)
 		}
 		return e.Err()
+	}
+	if text := resp.Trailer.Get(ResultTrailer); text != "" && result != nil {
+		if err := json.Unmarshal([]byte(text), result); err != nil {
+			return fmt.Errorf("decode the server's reply to %s: %w", op, err)
+		}
 	}
 	return nil
 }

@@ -297,7 +297,7 @@ type CheckoutResult struct {
 	Head      string   `json:"head"`
 	Restarted []string `json:"restarted"`       // containers
 	From      string   `json:"from,omitempty"`  // the branch that was current, if it was another
-	Users     []string `json:"users,omitempty"` // processes that have files of it open, and go on with it; at most ten
+	Users     []string `json:"users,omitempty"` // processes that use files or directories of it, and go on with it; at most ten
 }
 
 // ResetRequest takes a dot's current branch back to a commit.
@@ -314,7 +314,7 @@ type ResetResult struct {
 	Head      string   `json:"head"`
 	Dropped   int64    `json:"dropped"`         // dirty bytes given up
 	Restarted []string `json:"restarted"`       // containers
-	Users     []string `json:"users,omitempty"` // processes that have files from before open; at most ten
+	Users     []string `json:"users,omitempty"` // processes that use files or directories from before; at most ten
 }
 
 // RestoreRequest brings one subdot or path of a commit back into the working copy.
@@ -418,6 +418,11 @@ type ExportRequest struct {
 	Dot      string `json:"dot"`
 	Revision string `json:"revision"`
 	Subdot   string `json:"subdot,omitempty"` // "" is all of them
+}
+
+// ExportResult says what a tar archive does not hold.
+type ExportResult struct {
+	Sockets int64 `json:"sockets"` // left out: a tar archive has none
 }
 
 // GCResult says what was freed.

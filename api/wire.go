@@ -112,6 +112,7 @@ func (s *Stream) Fail(err error) error {
 type Bytes struct {
 	w       http.ResponseWriter
 	started bool
+	result  any
 }
 
 // NewBytes returns a Bytes that replies through w.
@@ -124,7 +125,7 @@ func (b *Bytes) start() {
 	if !b.started {
 		b.started = true
 		b.w.Header().Set("Content-Type", typeBytes)
-		b.w.Header().Set("Trailer", ErrorTrailer)
+		b.w.Header().Set("Trailer", ErrorTrailer+", "+ResultTrailer)
 	}
 }
 
@@ -132,6 +133,9 @@ func (b *Bytes) Write(p []byte) (int, error) {
 	b.start()
 	return b.w.Write(p)
 }
+
+// Result says what the client is to know when it has all bytes. Close sends it.
+func (b *Bytes) Result(v any) { b.result = v }
 
 // Close ends the reply; err, if not nil, reaches the client.
 func (b *Bytes) Close(err error) {
@@ -141,11 +145,15 @@ func (b *Bytes) Close(err error) {
 	}
 	b.start()
 	b.w.Write(nil) //nolint:errcheck // an empty file still has a header
-	if err == nil {
+	trailer, v := ResultTrailer, b.result
+	if err != nil {
+		trailer, v = ErrorTrailer, ErrorOf(err)
+	}
+	if v == nil {
 		return
 	}
 	// A JSON text of Go's encoder holds no line break, so it fits a header line.
-	if text, encErr := json.Marshal(ErrorOf(err)); encErr == nil {
-		b.w.Header().Set(ErrorTrailer, string(text))
+	if text, encErr := json.Marshal(v); encErr == nil {
+		b.w.Header().Set(trailer, string(text))
 	}
 }

@@ -155,7 +155,7 @@ func streaming[Req, Res any](fn func(context.Context, Req, *api.Stream) (Res, er
 }
 
 // bytesOut makes a handler of a function that writes plain bytes.
-func bytesOut[Req any](fn func(context.Context, Req, io.Writer) error) handler {
+func bytesOut[Req any](fn func(context.Context, Req, *api.Bytes) error) handler {
 	return func(r *http.Request, w http.ResponseWriter) error {
 		out := api.NewBytes(w)
 		req, err := decode[Req](r)

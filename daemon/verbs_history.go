@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"io"
 	"path"
 	"path/filepath"
 	"strings"
@@ -113,15 +112,17 @@ func (s *server) diff(ctx context.Context, req api.DiffRequest, out *api.Stream)
 	})
 }
 
-func (s *server) cat(ctx context.Context, req api.CatRequest, out io.Writer) error {
+func (s *server) cat(ctx context.Context, req api.CatRequest, out *api.Bytes) error {
 	return s.withDot(req.Dot, func(n dot.Name) error {
 		return s.dots.Cat(ctx, n, req.Revision, string(req.Path), out)
 	})
 }
 
-func (s *server) export(ctx context.Context, req api.ExportRequest, out io.Writer) error {
+func (s *server) export(ctx context.Context, req api.ExportRequest, out *api.Bytes) error {
 	return s.withDot(req.Dot, func(n dot.Name) error {
-		return s.dots.Export(ctx, n, req.Revision, req.Subdot, out)
+		r, err := s.dots.Export(ctx, n, req.Revision, req.Subdot, out)
+		out.Result(api.ExportResult{Sockets: int64(r.Sockets)})
+		return err
 	})
 }
 

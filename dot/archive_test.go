@@ -201,8 +201,8 @@ func testImportAgain(t *testing.T, h *home, n Name, src string) {
 // The archive is read back by GNU tar into a directory like the one it came from, and by Go's reader.
 func testExport(t *testing.T, h *home, n Name, src string) {
 	var b bytes.Buffer
-	if err := h.Export(t.Context(), n, "HEAD", "in", &b); err != nil {
-		t.Fatal(err)
+	if r, err := h.Export(t.Context(), n, "HEAD", "in", &b); err != nil || r.Sockets != 1 {
+		t.Fatalf("%d sockets left out, %v; want 1", r.Sockets, err)
 	}
 	if b.Len() > 2<<20 {
 		t.Errorf("15 GiB of holes became %d bytes", b.Len())
@@ -302,7 +302,7 @@ func TestExportRefuses(t *testing.T) {
 	h.fs(n).write("top", []byte("x"))
 	h.commit(n, "1")
 	for subdot, kind := range map[string]errs.Kind{"none": errs.NotFound, "top": errs.Usage, "s/x": errs.Usage, "..": errs.Usage} {
-		if err := h.Export(t.Context(), n, "", subdot, io.Discard); errs.KindOf(err) != kind {
+		if _, err := h.Export(t.Context(), n, "", subdot, io.Discard); errs.KindOf(err) != kind {
 			t.Errorf("%s: %v", subdot, err)
 		}
 	}

@@ -24,30 +24,37 @@ type exporter struct {
 	out   io.Writer // under tar, for what archive/tar cannot write
 	tar   *tar.Writer
 	links map[uint64]string // the first name of each hard-linked inode
+	res   ExportResult
+}
+
+// ExportResult says what a tar archive does not hold.
+type ExportResult struct {
+	Sockets uint64 // names of sockets
 }
 
 // Export writes a commit, or one subdot of it, as a tar archive in PAX format, with everything a tar archive can hold:
 // modes, owners, extended attributes, hard links, holes, devices and times to the nanosecond. A tar archive has no sockets,
-// so these are left out; their servers make them anew.
-func (d *Dots) Export(ctx context.Context, n Name, rev, subdot string, w io.Writer) error {
+// so these are left out and counted; their servers make them anew.
+func (d *Dots) Export(ctx context.Context, n Name, rev, subdot string, w io.Writer) (ExportResult, error) {
+	var none ExportResult
 	if strings.Contains(subdot, "/") {
-		return errs.New(errs.Usage, "'%s' is no subdot", subdot)
+		return none, errs.New(errs.Usage, "'%s' is no subdot", subdot)
 	}
 	s, e, err := d.committed(ctx, n, rev, subdot)
 	if err != nil {
-		return err
+		return none, err
 	}
 	if !e.IsDir() {
-		return errs.New(errs.Usage, "'%s' is not a directory, so it is no subdot", subdot)
+		return none, errs.New(errs.Usage, "'%s' is not a directory, so it is no subdot", subdot)
 	}
 	x := &exporter{ctx: ctx, s: s, out: w, tar: tar.NewWriter(w), links: map[uint64]string{}}
 	if err := x.entry(".", &e); err != nil {
-		return err
+		return none, err
 	}
 	if err := s.walk(ctx, e.Tree, "", x.entry); err != nil {
-		return err
+		return none, err
 	}
-	return x.tar.Close()
+	return x.res, x.tar.Close()
 }
 
 // entry writes one name.
@@ -56,6 +63,7 @@ func (x *exporter) entry(p string, e *object.Entry) error {
 		return err
 	}
 	if e.Type() == object.ModeSocket {
+		x.res.Sockets++
 		return nil
 	}
 	full, err := x.s.resolve(x.ctx, *e)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -35,8 +36,18 @@ func (c *exportCmd) run(cmd *cobra.Command, args []string) error {
 		req.Subdot = args[1]
 	}
 	w := bufio.NewWriterSize(c.out, 1<<20)
-	if err := server.Export(cmd.Context(), req, w); err != nil {
+	r, err := server.Export(cmd.Context(), req, w)
+	if err != nil {
 		return err
 	}
-	return written(w.Flush())
+	if err := written(w.Flush()); err != nil {
+		return err
+	}
+	switch {
+	case r.Sockets == 1:
+		fmt.Fprintln(c.err, "Left out 1 socket: a tar archive cannot hold any, and its program makes it anew")
+	case r.Sockets > 1:
+		fmt.Fprintf(c.err, "Left out %d sockets: a tar archive cannot hold any, and their programs make them anew\n", r.Sockets)
+	}
+	return nil
 }
