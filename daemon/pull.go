@@ -305,7 +305,7 @@ func (s *server) unused(ctx context.Context, n dot.Name) error {
 	return s.branches.unused(wc.ID, n)
 }
 
-// users names the processes of this host that have files of a branch's working copy open, at most ten, as far as /proc
+// users names the processes of this host that use a branch's working copy, at most ten, as far as /proc
 // tells in time: it is for people to know, and not worth to fail or wait for.
 func (s *server) users(ctx context.Context, n dot.Name) []string {
 	wc, err := s.dots.WorkingCopy(ctx, n)

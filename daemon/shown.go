@@ -95,14 +95,18 @@ func (b *branches) ids() []string {
 // unused is a Conflict that names the processes which have files of a working copy open: what they have read would not be
 // what is there any more.
 func (b *branches) unused(copyID string, n dot.Name) error {
-	if users := b.users(copyID); len(users) > 0 {
+	m := b.get(copyID)
+	if m == nil {
+		return nil
+	}
+	if users := m.DataUsers(); len(users) > 0 {
 		return errs.WithHint(errs.New(errs.Conflict, "%s is in use by %s", n, strings.Join(users, ", ")),
 			"stop these processes, then pull again")
 	}
 	return nil
 }
 
-// users names the processes which have files of a working copy open, at most ten.
+// users names the processes which have files of a working copy open or are in a directory of it, at most ten.
 func (b *branches) users(copyID string) []string {
 	if m := b.get(copyID); m != nil {
 		return m.Users()

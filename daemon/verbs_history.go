@@ -309,11 +309,8 @@ func (s *server) reset(ctx context.Context, req api.ResetRequest) (r api.ResetRe
 		dot: dot.Name{Namespace: n.Namespace, Dot: n.Dot}, what: "reset", noRestart: req.NoRestart,
 		affects: func(ctx context.Context) (func(containerUse) bool, error) { return s.branchUses(ctx, n) },
 		change: func(ctx context.Context, stopped bool) error {
-			hard := req.Hard || stopped
-			if hard { // before containers run again, which have nothing open from before
-				r.Users = s.users(ctx, n)
-			}
-			res, err := s.dots.Reset(ctx, n, req.Revision, hard)
+			r.Users = s.users(ctx, n) // before containers run again, which have nothing open from before
+			res, err := s.dots.Reset(ctx, n, req.Revision, req.Hard || stopped)
 			if err != nil {
 				return err
 			}

@@ -233,11 +233,16 @@ func (m *Mount) busy() error {
 		"stop these processes and try again")
 }
 
-// Users names processes that have files of the mount open or mapped, at most ten. A process that is merely in one of its
+// Users names processes that have files of the mount open or mapped, or are in one of its directories, at most ten.
+func (m *Mount) Users() []string { return m.named(anyUsage) }
+
+// DataUsers names processes that have files of the mount open or mapped, at most ten. A process that is merely in one of its
 // directories is none.
-func (m *Mount) Users() []string {
+func (m *Mount) DataUsers() []string { return m.named(dataUsage) }
+
+func (m *Mount) named(how func(pid int, dir string, minor uint32) string) []string {
 	var names []string
-	for _, u := range usersOf(m.dir, m.dev, dataUsage) {
+	for _, u := range usersOf(m.dir, m.dev, how) {
 		names = append(names, u.String())
 	}
 	return names

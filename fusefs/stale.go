@@ -113,12 +113,15 @@ func usersOf(dir string, minor uint32, how func(pid int, dir string, minor uint3
 	if err != nil {
 		return nil
 	}
-	var users []user
+	var pids []int
 	for _, p := range procs {
-		pid, err := strconv.Atoi(p.Name())
-		if err != nil {
-			continue
+		if pid, err := strconv.Atoi(p.Name()); err == nil {
+			pids = append(pids, pid)
 		}
+	}
+	sort.Ints(pids) // a service's first process comes before those it has made
+	var users []user
+	for _, pid := range pids {
 		if use := how(pid, dir, minor); use != "" {
 			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 			users = append(users, user{pid, strings.TrimSpace(string(name)), use})
@@ -127,7 +130,6 @@ func usersOf(dir string, minor uint32, how func(pid int, dir string, minor uint3
 			break
 		}
 	}
-	sort.Slice(users, func(i, j int) bool { return users[i].pid < users[j].pid })
 	return users
 }
 
@@ -145,13 +147,57 @@ func usage(pid int, dir string, minor uint32) string {
 	return mapped(proc, minor)
 }
 
+// anyUsage is dataUsage, and names processes that are merely in a directory of the mount as well. Theirs is another mount
+// where what they see was bound elsewhere.
+func anyUsage(pid int, dir string, minor uint32) string {
+	if use := dataUsage(pid, dir, minor); use != "" || own(pid) {
+		return use
+	}
+	return inside(fmt.Sprintf("/proc/%d", pid), minor)
+}
+
+// own says whether a process is this one or a child of it, the flusher; or one that has ended.
+func own(pid int) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	self := strconv.Itoa(os.Getpid())
+	return err != nil || strconv.Itoa(pid) == self || field(status, "\nPPid:") == self
+}
+
+// inside returns the working directory or the root of a process, with what it is, if it is on a filesystem; else "". Its list
+// of mounts tells: to ask the directory itself could ask the mount.
+func inside(proc string, minor uint32) string {
+	f, err := os.Open(proc + "/mountinfo")
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	mounts, err := mountinfo.GetMountsFromReader(f, nil)
+	if err != nil {
+		return ""
+	}
+	for _, link := range []string{"cwd", "root"} {
+		target, err := os.Readlink(proc + "/" + link)
+		if err != nil {
+			continue
+		}
+		var on *mountinfo.Info
+		for _, m := range mounts { // of mounts on each other the last is seen
+			if within(target, m.Mountpoint) && (on == nil || len(m.Mountpoint) >= len(on.Mountpoint)) {
+				on = m
+			}
+		}
+		if on != nil && on.Major == 0 && on.Minor == int(minor) {
+			return link + " " + target
+		}
+	}
+	return ""
+}
+
 // dataUsage says how a process uses the data of a mount, or "": files that it has open or mapped. This process and its
-// children, the flusher, do not count.
+// children do not count.
 func dataUsage(pid int, _ string, minor uint32) string {
 	proc := fmt.Sprintf("/proc/%d", pid)
-	status, err := os.ReadFile(proc + "/status")
-	self := strconv.Itoa(os.Getpid())
-	if err != nil || strconv.Itoa(pid) == self || field(status, "\nPPid:") == self {
+	if own(pid) {
 		return ""
 	}
 	if open := opened(proc, minor, unix.O_DIRECTORY|unix.O_PATH); open != "" {

@@ -3,6 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -40,12 +43,14 @@ func (c *checkoutCmd) run(cmd *cobra.Command, args []string) error {
 	}
 	fmt.Fprintf(c.err, "Switched to branch %s\n", r.Branch)
 	sayRestarted(c.err, r.Restarted)
-	sayUsers(c.err, "Still on branch "+r.From+", until they open their files anew", r.Users)
+	sayUsers(c.err, "Still on branch "+r.From+", until they are started again", r.Users)
 	return nil
 }
 
-// sayUsers tells which processes, of none of the containers that were restarted, go on with files from before.
+// sayUsers tells which processes, of none of the containers that were restarted, go on with files or directories from
+// before. This one is not worth a line: it is about to end.
 func sayUsers(w io.Writer, what string, users []string) {
+	users = slices.DeleteFunc(users, func(u string) bool { return strings.Contains(u, fmt.Sprintf(" (pid %d, ", os.Getpid())) })
 	if len(users) == 0 {
 		return
 	}

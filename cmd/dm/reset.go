@@ -46,6 +46,6 @@ func (c *resetCmd) run(cmd *cobra.Command, args []string) error {
 		fmt.Fprintf(c.err, "Dropped %s of uncommitted changes\n", size(r.Dropped))
 	}
 	sayRestarted(c.err, r.Restarted)
-	sayUsers(c.err, "These have files from before open, which are gone: start them again", r.Users)
+	sayUsers(c.err, "These go on with what was there before: start them again", r.Users)
 	return nil
 }
