@@ -125,12 +125,16 @@ func (b *binds) reserve(m *bound) error {
 	defer b.mu.Unlock()
 	for _, other := range b.all {
 		if other.Dir == m.Dir {
-			return errs.WithHint(errs.New(errs.Conflict, "%s is mounted at %s already", other.what(), m.Dir),
-				"take it away with 'dm umount %s'", m.Dir)
+			return taken(other)
 		}
 	}
 	b.all = append(b.all, m)
 	return b.save()
+}
+
+func taken(by *bound) error {
+	return errs.WithHint(errs.New(errs.Conflict, "%s is mounted at %s already", by.what(), by.Dir),
+		"take it away with 'dm umount %s'", by.Dir)
 }
 
 // remove forgets a mount.

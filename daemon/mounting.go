@@ -121,8 +121,13 @@ func (s *server) makeBind(ctx context.Context, m *bound) (err error) {
 		return err
 	}
 	m.at, err = bind(ctx, source, m.Subdot, string(m.Dir), m.ReadOnly, false)
+	return makeDir(err, m.Dir)
+}
+
+// makeDir says what to do about a directory that is not there.
+func makeDir(err error, dir api.Path) error {
 	if errs.KindOf(err) == errs.NotFound {
-		return errs.WithHint(err, "make the directory first: mkdir %s", m.Dir)
+		return errs.WithHint(err, "make the directory first: mkdir %s", dir)
 	}
 	return err
 }

@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"dm/api"
 	"dm/dot"
@@ -18,6 +20,11 @@ func (s *server) mount(ctx context.Context, req api.MountRequest) (r api.Mount, 
 	}
 	if err := s.checkTarget(string(req.Dir)); err != nil {
 		return r, err
+	}
+	if req.Create { // nothing is made for a mount that cannot be
+		if err := s.checkFree(req.Dir); err != nil {
+			return r, err
+		}
 	}
 	if err := s.needDot(ctx, n, req.Create); err != nil {
 		return r, err
@@ -63,6 +70,21 @@ func (s *server) checkTarget(dir string) error {
 	}
 	if strings.HasPrefix(s.home.dir, dir+"/") { // its socket would be hidden with the rest: nobody could take the mount away
 		return errs.New(errs.Usage, "%s cannot be mounted over: dm's state directory %s is in it", dir, s.home.dir)
+	}
+	return nil
+}
+
+// checkFree refuses a directory that is not there, or has a mount already.
+func (s *server) checkFree(dir api.Path) error {
+	if m := s.binds.at(dir); m != nil {
+		return taken(m)
+	}
+	info, err := os.Stat(string(dir))
+	if err != nil {
+		return makeDir(errs.New(errs.KindOf(err), "mount at %s: %w", dir, err), dir)
+	}
+	if !info.IsDir() {
+		return errs.New(errs.Usage, "mount at %s: %w", dir, syscall.ENOTDIR)
 	}
 	return nil
 }
