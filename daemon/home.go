@@ -37,6 +37,7 @@ const (
 	volumesFile  = "volumes.json"
 	stoppedFile  = "stopped.json"
 	pluginFile   = "docker-plugin"
+	spareFile    = "spare"
 )
 
 // identity is the content of server.json.
@@ -74,7 +75,7 @@ func openHome(dir string) (*home, error) {
 		return nil, err
 	}
 	h := &home{dir: dir, lock: lock}
-	if err := h.fill(); err != nil {
+	if err := errors.Join(h.freeSpare(), h.fill()); err != nil {
 		h.close()
 		return nil, err
 	}
@@ -118,7 +119,8 @@ func lockHome(dir string) (*os.File, error) {
 			"use that one, stop it with 'dm cluster stop', or choose another directory with DM_HOME or --home")
 	}
 	pid := strconv.Itoa(os.Getpid()) + "\n"
-	if err := errors.Join(f.Truncate(0), writeAt(f, pid)); err != nil {
+	// Written over, not cut off first: a full disk gives no block for it a second time.
+	if err := errors.Join(writeAt(f, pid), f.Truncate(int64(len(pid)))); err != nil {
 		f.Close()
 		return nil, errs.New(errs.KindOf(err), "write the lock of the state directory: %w", err)
 	}

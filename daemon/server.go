@@ -155,6 +155,9 @@ func (s *server) serve(ctx context.Context) error {
 	go func() { served <- srv.Serve(l) }()
 	s.servePlugin(opCtx)
 	s.startContainers(opCtx, stopped)
+	if err := s.home.keepSpare(); err != nil {
+		s.log.Warn("no room is kept for the next start", "err", err)
+	}
 	s.log.Info("server is ready", "took", time.Since(s.started))
 	notify(s.log, stateReady)
 	select {

@@ -38,6 +38,7 @@ type Copy struct {
 	snaps      []*Snapshot        // the commits that are being made, by their cuts; the first is being chunked
 	journal    *journal
 	dumped     int64 // the journal's size after the last dump
+	owed       bool  // what recovery found out is in no journal yet
 	readonly   bool
 	closed     bool
 	promotions map[*node]struct{} // partial files that may have become complete

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -81,7 +80,7 @@ func createJournal(dir string, seq uint64, lsn int64) (*journal, error) {
 	}
 	if _, err := f.WriteString(journalMagic); err != nil {
 		f.Close()
-		return nil, err
+		return nil, errors.Join(err, os.Remove(f.Name()))
 	}
 	j := &journal{dir: dir, seq: seq, f: f, end: int64(len(journalMagic)), from: lsn}
 	j.synced.Store(lsn)
@@ -107,15 +106,36 @@ func (j *journal) reserve(frees bool) error {
 	if j.reserved-j.end >= reserveMin {
 		return nil
 	}
-	err := unix.Fallocate(int(j.f.Fd()), unix.FALLOC_FL_KEEP_SIZE, j.end, reserveStep)
-	switch {
-	case err == nil, errors.Is(err, unix.EOPNOTSUPP):
-		j.reserved = j.end + reserveStep
-		return nil
-	case frees && j.reserved-j.end >= reserveLast:
+	err := j.setAside(reserveStep)
+	if err != nil && frees && j.reserved-j.end >= reserveLast {
 		return nil
 	}
 	return err
+}
+
+// reserveSome sets aside what there is, if the disk is full: perhaps enough for what gives room back.
+func (j *journal) reserveSome() error {
+	const least = 64 << 10
+	err := j.setAside(reserveStep)
+	for n := int64(reserveStep - least); err != nil && n >= least; n -= least {
+		err = j.setAside(n)
+	}
+	return err
+}
+
+// setAside reserves n bytes behind the end of the file.
+func (j *journal) setAside(n int64) error {
+	err := unix.Fallocate(int(j.f.Fd()), unix.FALLOC_FL_KEEP_SIZE, j.end, n)
+	if err == nil || errors.Is(err, unix.EOPNOTSUPP) {
+		j.reserved = j.end + n
+		return nil
+	}
+	return err
+}
+
+// giveUp closes the file and removes it, where it does not count yet.
+func (j *journal) giveUp() error {
+	return errors.Join(j.f.Close(), os.Remove(journalPath(j.dir, j.seq)))
 }
 
 // begin starts the frame of one operation.
@@ -208,13 +228,11 @@ func (j *journal) next() error {
 		return err
 	}
 	if err := n.reserve(false); err != nil {
-		n.f.Close()
-		return errors.Join(err, os.Remove(journalPath(j.dir, n.seq)))
+		return errors.Join(err, n.giveUp())
 	}
 	if j.old != nil { // of a dump that failed: it counts until one succeeds, and must not be lost sight of unsynced
 		if err := unix.Fdatasync(int(j.old.Fd())); err != nil {
-			n.f.Close()
-			return errors.Join(err, os.Remove(journalPath(j.dir, n.seq)))
+			return errors.Join(err, n.giveUp())
 		}
 		j.old.Close()
 	}
@@ -241,17 +259,17 @@ func (j *journal) alone() {
 }
 
 // readJournal calls fn with the body of each whole frame of a journal file and returns the offset behind the last. What
-// follows a torn frame was never answered, or never synced, and does not count.
+// follows a torn frame was never answered, or never synced, and does not count. A file that was only just made is empty.
 func readJournal(path string, fn func(body []byte) error) (int64, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err
 	}
 	n := len(journalMagic)
-	if len(data) < n || string(data[:n-1]) != journalMagic[:n-1] {
-		if len(data) < n {
-			return 0, io.ErrUnexpectedEOF
-		}
+	if len(data) < n {
+		return 0, nil
+	}
+	if string(data[:n-1]) != journalMagic[:n-1] {
 		return 0, errs.New(errs.Damaged, "%s is not a journal", path)
 	}
 	if data[n-1] > journalMagic[n-1] {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"os"
@@ -38,7 +37,7 @@ func Create(ctx context.Context, dir string, cfg Config, id object.ID, commit *o
 	c := newCopy(dir, cfg)
 	c.nextIno = uint64(RootID) + 1
 	c.setBase(id, commit)
-	if err := c.start(1, true); err != nil {
+	if err := c.start(1, nil); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -71,21 +70,51 @@ func (c *Copy) setBase(id object.ID, commit *object.Commit) {
 	c.add(c.root)
 }
 
-// start begins to journal in a new file, notes it in head, and runs the background work.
-func (c *Copy) start(seq uint64, fresh bool) error {
+// start begins to journal in a new file, notes it in head, and runs the background work. was is the head that was found; nil:
+// the copy is new.
+func (c *Copy) start(seq uint64, was *head) error {
 	j, err := createJournal(c.path, seq, 0)
 	if err != nil {
 		return err
 	}
-	if err := j.reserve(false); err != nil {
-		j.f.Close()
-		return errors.Join(err, os.Remove(journalPath(c.path, seq)))
+	if was == nil {
+		err = j.reserve(false)
+	} else {
+		err = j.reserveSome()
+	}
+	if err != nil {
+		return errors.Join(err, j.giveUp())
 	}
 	c.journal = j
+	err = c.startJournal(was == nil)
+	begun := j.end
+	if err == nil {
+		err = c.dump()
+	}
+	if err != nil && was != nil && errs.KindOf(err) == errs.NoSpace {
+		c.log.Warn("no room to open a working copy in order", "copy", c.path, "err", err)
+		err = c.goOn(*was, begun)
+	}
+	if err != nil {
+		if h, herr := readHead(c.path); herr == nil && h.Journal == seq { // it counts already
+			return errors.Join(err, j.f.Close())
+		}
+		return errors.Join(err, j.giveUp())
+	}
+	c.life, c.stop = context.WithCancel(context.Background())
+	c.tasks.Add(1)
+	go c.background(c.life)
+	return nil
+}
+
+// startJournal writes the first frame of the file that start has made.
+func (c *Copy) startJournal(fresh bool) error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, n := range c.nodes {
 		n.logged = false
 	}
+	j := c.journal
 	j.begin()
 	j.nextIno(c.nextIno)
 	if fresh && c.commit == nil {
@@ -93,18 +122,35 @@ func (c *Copy) start(seq uint64, fresh bool) error {
 		c.mark(c.root)
 		j.inode(c.root)
 	}
-	_, err = j.commit()
-	c.mu.Unlock()
-	if err != nil {
+	_, err := j.commit()
+	return err
+}
+
+// goOn opens a working copy for whose dump the disk has no room: who wants to make room has to get at the files. The journal
+// files that head names count on, and behind them the new one up to begun, without the dump. What recovery found out after a crash stands in no journal
+// then, so that it has to be done again next time unless there is room for a dump before.
+func (c *Copy) goOn(h head, begun int64) error {
+	j := c.journal
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.nodes {
+		n.logged = false
+	}
+	if err := j.f.Truncate(begun); err != nil {
 		return err
 	}
-	if err := c.dump(); err != nil {
-		return err
+	j.end, j.reserved = begun, begun
+	c.owed = !h.Clean
+	if h.Clean { // from now on it is not
+		h.Clean, h.Era = false, era(c.path)
+		if err := c.writeHead(h); err != nil {
+			return err
+		}
 	}
-	c.life, c.stop = context.WithCancel(context.Background())
-	c.tasks.Add(1)
-	go c.background(c.life)
-	return nil
+	if err := j.reserveSome(); err != nil {
+		c.log.Warn("no room for the journal of a working copy", "copy", c.path, "err", err) // each change says so, too
+	}
+	return j.sync(j.lsn(), j.lsn())
 }
 
 // era tells one life of the page cache over the backing files from another: the kernel's boot, and the mount of the
@@ -200,7 +246,7 @@ func (c *Copy) dump() error {
 	}
 	c.journal.alone()
 	c.mu.Lock()
-	c.dumped = c.journal.end
+	c.dumped, c.owed = c.journal.end, false
 	c.mu.Unlock()
 	return removeJournals(c.path, h.Journal)
 }
@@ -215,7 +261,7 @@ func (c *Copy) dumpSlice(list []*node) error {
 		if n.nlink == 0 && !n.inTable() {
 			continue
 		}
-		if err := c.journal.reserve(false); err != nil {
+		if err := c.journal.reserve(true); err != nil {
 			return err
 		}
 		c.journal.begin()
@@ -235,7 +281,7 @@ func (c *Copy) dumpSlice(list []*node) error {
 func (c *Copy) dumpRest() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.journal.reserve(false); err != nil {
+	if err := c.journal.reserve(true); err != nil {
 		return err
 	}
 	c.journal.begin()
@@ -452,6 +498,10 @@ func (c *Copy) Close(context.Context) error {
 	}
 	if err == nil {
 		err = c.closeHead()
+		if errs.KindOf(err) == errs.NoSpace { // nothing is lost: the next Open looks at the files
+			c.log.Warn("no room to note that a working copy was closed in order", "copy", c.path, "err", err)
+			err = nil
+		}
 	}
 	c.files.closeAll()
 	return errors.Join(err, c.journal.f.Close())
@@ -461,7 +511,7 @@ func (c *Copy) Close(context.Context) error {
 // beside them: where a commit ended while another was open, or a dump failed, they have not been replaced since.
 func (c *Copy) closeHead() error {
 	h, err := readHead(c.path)
-	if err != nil {
+	if err != nil || c.owed {
 		return err
 	}
 	h.Clean, h.Era, h.NextIno = true, era(c.path), c.nextIno
@@ -510,7 +560,7 @@ func Open(ctx context.Context, dir string, cfg Config, branch object.ID) (*Copy,
 	if err := c.recover(ctx, h); err != nil {
 		return nil, fmt.Errorf("recover %s: %w", dir, err)
 	}
-	if err := c.start(last+1, false); err != nil {
+	if err := c.start(last+1, &h); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -547,27 +597,46 @@ func (c *Copy) replay(ctx context.Context, h head, branch object.ID) (last uint6
 	// Replaying goes through the same steps as the operations did; a journal that writes to nowhere takes their records.
 	c.journal = &journal{}
 	r := &replayer{c: c, ctx: ctx, before: math.MaxInt64}
-	for _, seq := range list {
+	for i, seq := range list {
 		end, err := readJournal(journalPath(c.path, seq), r.frame)
 		if errors.Is(err, errGap) {
-			break // the machine lost the end of the file before: what came after it never counted
+			// The machine lost the end of the file before: what came after it never counted. What comes now does.
+			if err := c.removeLost(list[i:]); err != nil {
+				return 0, err
+			}
+			break
 		}
-		if err != nil && !(errors.Is(err, io.ErrUnexpectedEOF) && seq == list[len(list)-1]) {
+		if err != nil {
 			return 0, err
 		}
-		r.before = end
-		if err := syncFile(journalPath(c.path, seq)); err != nil { // what comes now is written behind it
+		last, r.before = seq, end
+		if err := seal(journalPath(c.path, seq), end); err != nil {
 			return 0, err
 		}
 	}
-	return list[len(list)-1], r.end(branch)
+	return last, r.end(branch)
 }
 
-func syncFile(path string) error {
-	f, err := os.Open(path)
+// removeLost removes journal files, the first of them first: without it those behind it do not count either.
+func (c *Copy) removeLost(list []uint64) error {
+	for _, seq := range list {
+		if err := os.Remove(journalPath(c.path, seq)); err != nil {
+			return err
+		}
+	}
+	return durable.SyncDir(filepath.Join(c.path, "journal"))
+}
+
+// seal makes a journal file durable up to its end, for what comes now is written behind it, and gives back the room that was
+// set aside there.
+func seal(path string, end int64) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if err := f.Truncate(end); err != nil {
+		return err
+	}
 	return f.Sync()
 }

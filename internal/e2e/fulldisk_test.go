@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dm/internal/durable"
 	"dm/internal/e2e/tree"
 )
 
@@ -134,6 +135,79 @@ func fullAtCommit(t *testing.T, cache string) {
 		t.Fatal(err)
 	}
 	goesOn(t, v, sub, first, want)
+}
+
+// A server that starts on a full disk shows its volumes, as who wants to make room has to get at the files. However often it
+// is tried, nothing is lost.
+func TestFullDiskAtStart(t *testing.T) {
+	for _, cache := range []string{through, writeback} {
+		for name, end := range map[string]func(*server){"stopped": (*server).stop, "killed": (*server).kill} {
+			t.Run(name+" "+cache, func(t *testing.T) { fullAtStart(t, cache, end) })
+		}
+	}
+}
+
+func fullAtStart(t *testing.T, cache string, end func(*server)) {
+	base, disk := smallDisk(t, 192) // also with a removed file that is still there
+	v := newVolume(newServerAt(t, cache, base, filepath.Join(disk, "home")), "d", "sub")
+	sub := filepath.Join(v.path(), "sub")
+	if err := writeRandom(filepath.Join(sub, "kept"), 4<<20); err != nil {
+		t.Fatal(err)
+	}
+	want := take(t, sub)
+	first := v.commit("kept")
+	for _, name := range []string{"dirty", "large"} {
+		if err := writeRandom(filepath.Join(sub, name), 24<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dirty, list := take(t, sub), v.dm("list", "-H")
+	end(v.server)
+	ballast := filepath.Join(disk, "ballast")
+	if err := errors.Join(fillLeaving(disk, ballast, 1<<20), crumbs(disk)); err != nil {
+		t.Fatal(err)
+	}
+	for i, end := range []func(*server){end, (*server).kill, (*server).stop} {
+		v.start()
+		same(t, "after a start on a full disk", dirty, take(t, sub))
+		if got := v.dm("list", "-H"); got != list {
+			t.Errorf("start %d: %q, want %q", i, got, list)
+		}
+		end(v.server)
+		if err := crumbs(disk); err != nil { // also what the server has given back
+			t.Fatal(err)
+		}
+	}
+	v.start()
+	if err := os.Remove(filepath.Join(sub, "large")); err != nil {
+		t.Fatalf("remove a file on the full disk: %v", err)
+	}
+	dirty = take(t, sub)
+	end(v.server)
+	v.start()
+	same(t, "after a file was removed", dirty, take(t, sub))
+	if err := errors.Join(os.Remove(ballast), os.Remove(filepath.Join(disk, "crumbs")), durable.SyncDir(disk)); err != nil {
+		t.Fatal(err) // ext4 gives the room back when it has written down that the file is gone
+	}
+	goesOn(t, v, sub, first, want)
+}
+
+// crumbs takes the last blocks of a disk, with one more file, until nothing can be written.
+func crumbs(disk string) error {
+	f, err := os.OpenFile(filepath.Join(disk, "crumbs"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for block := make([]byte, 4096); err == nil; {
+		if _, err = f.Write(block); err == nil {
+			err = f.Sync()
+		}
+	}
+	if errors.Is(err, unix.ENOSPC) {
+		return nil
+	}
+	return err
 }
 
 // fillLeaving takes all room but so many bytes.
