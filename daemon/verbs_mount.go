@@ -98,7 +98,11 @@ func (s *server) needDot(ctx context.Context, n dot.Name, create bool) error {
 	if !create {
 		return errs.WithHint(errs.New(errs.NotFound, "Dot %s does not exist.", n.DotName()), "create it with -r, or with 'dm init'")
 	}
-	return s.withDotAlone(ctx, n, func() error { return s.create(ctx, n, dot.CreateOptions{}) })
+	opts := dot.CreateOptions{}
+	if n.Subdot != "" && n.Subdot != dot.RootSubdot { // with it or not at all
+		opts.Subdots = []string{n.Subdot}
+	}
+	return s.withDotAlone(ctx, n, func() error { return s.create(ctx, n, opts) })
 }
 
 // unmount takes away what mount made.

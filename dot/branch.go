@@ -69,12 +69,13 @@ func (d *Dots) MayCheckout(ctx context.Context, n Name, branch string, create bo
 // mayCheckout returns the branch that a new one is to begin from.
 func mayCheckout(tx *store.Tx, n Name, r *dotRecord, branch string, create bool) (from *branchState, err error) {
 	_, there := tx.Meta(branchKey(r.ID, branch))
+	tagged, tag := tx.Ref(tagRef(r.ID, branch))
 	switch {
 	case create && there:
 		return nil, errs.WithHint(errs.New(errs.Conflict, "Branch already exists: %s", branch),
 			"switch to it with 'dm checkout %s'", branch)
 	case !create && !there:
-		if _, tag := tx.Ref(tagRef(r.ID, branch)); tag {
+		if tag {
 			return nil, errs.WithHint(errs.New(errs.NotFound, "Branch does not exist: %s, which is a tag", branch),
 				"go back to it with 'dm reset %s', or look at it with 'dm mount %s:%s DIR'", branch, n.DotName(), branch)
 		}
@@ -82,6 +83,12 @@ func mayCheckout(tx *store.Tx, n Name, r *dotRecord, branch string, create bool)
 			"list the branches with 'dm branch', or make it with 'dm checkout -b %s'", branch)
 	case !create:
 		return nil, nil
+	case tag:
+		return nil, errs.WithHint(errs.New(errs.Conflict, "a tag has this name already: %s (at %s)", branch, tagged.Short()),
+			"choose another name: as a revision it would mean either")
+	}
+	if err := CheckNew("branch", branch); err != nil {
+		return nil, err
 	}
 	if from, err = getBranch(tx, n); err != nil {
 		return nil, err
@@ -262,7 +269,7 @@ func tagsOf(tx *store.Tx, r *dotRecord) []Tag {
 
 // CreateTag gives a commit a fixed name. It exists already: Conflict.
 func (d *Dots) CreateTag(ctx context.Context, n Name, tag, rev string) (*Tag, error) {
-	if err := CheckName("tag", tag); err != nil {
+	if err := CheckNew("tag", tag); err != nil {
 		return nil, err
 	}
 	b, err := d.branch(ctx, n)
@@ -277,6 +284,10 @@ func (d *Dots) CreateTag(ctx context.Context, n Name, tag, rev string) (*Tag, er
 		if old, ok := tx.Ref(tagRef(b.dot.ID, tag)); ok {
 			return errs.WithHint(errs.New(errs.Conflict, "Tag already exists: %s (at %s)", tag, old.Short()),
 				"delete it first with 'dm tag -d %s'", tag)
+		}
+		if _, ok := tx.Meta(branchKey(b.dot.ID, tag)); ok {
+			return errs.WithHint(errs.New(errs.Conflict, "a branch has this name already: %s", tag),
+				"choose another name: as a revision it would mean either")
 		}
 		if _, ok := tx.Meta(dotKey(b.dot.ID)); !ok {
 			return errs.New(errs.NotFound, "Dot %s does not exist.", n.DotName())

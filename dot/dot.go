@@ -160,9 +160,9 @@ func exists(n Name) error {
 }
 
 func checkCreate(n Name, o CreateOptions) error {
-	err := errors.Join(CheckName("namespace", n.Namespace), CheckName("dot", n.Dot))
+	err := errors.Join(CheckNew("namespace", n.Namespace), CheckNew("dot", n.Dot))
 	for _, s := range o.Subdots {
-		err = errors.Join(err, CheckName("subdot", s))
+		err = errors.Join(err, CheckNew("subdot", s))
 	}
 	switch o.Cache {
 	case "", CacheWriteback, CacheThrough:
@@ -236,7 +236,7 @@ func (r *dotRecord) remove(tx *store.Tx) error {
 
 // Rename gives a dot another name. The new one exists already: Conflict.
 func (d *Dots) Rename(ctx context.Context, from, to Name) error {
-	err := errors.Join(ctx.Err(), CheckName("namespace", to.Namespace), CheckName("dot", to.Dot))
+	err := errors.Join(ctx.Err(), CheckNew("namespace", to.Namespace), CheckNew("dot", to.Dot))
 	if err != nil {
 		return err
 	}

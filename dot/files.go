@@ -184,6 +184,9 @@ func (d *Dots) EnsureSubdot(ctx context.Context, n Name) (made bool, err error) 
 	defer u.done()
 	id, attr, err := u.Copy.Lookup(ctx, workcopy.RootID, name)
 	if errors.Is(err, syscall.ENOENT) {
+		if err := CheckNew("subdot", name); err != nil {
+			return false, err
+		}
 		id, attr, err = u.Copy.Make(ctx, workcopy.RootID, name, workcopy.NewInode{Mode: object.ModeDir | 0o755})
 		if errors.Is(err, syscall.EEXIST) { // made by someone else just now
 			return false, nil

@@ -68,6 +68,22 @@ func CheckName(what, name string) error {
 	return errs.New(errs.Usage, "invalid %s name '%s': use letters, digits, '_' and '-', at most 64", what, name)
 }
 
+// CheckNew is CheckName for what is about to be made. It refuses names that CheckName lets pass, because they may be stored
+// already, but that are in their user's way: a name that begins with '-' is taken for a flag, and HEAD is always the last
+// commit.
+func CheckNew(what, name string) error {
+	if err := CheckName(what, name); err != nil {
+		return err
+	}
+	switch {
+	case strings.HasPrefix(name, "-"):
+		return errs.New(errs.Usage, "invalid %s name '%s': it must not begin with '-'", what, name)
+	case name == "HEAD" && (what == "branch" || what == "tag"):
+		return errs.New(errs.Usage, "invalid %s name 'HEAD': that always means the last commit of a branch", what)
+	}
+	return nil
+}
+
 // String returns the name as a user types it: the own namespace is left out.
 func (n Name) String() string {
 	s := n.DotName()

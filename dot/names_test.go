@@ -2,6 +2,7 @@ package dot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -179,5 +180,44 @@ func TestLogOfMerges(t *testing.T) {
 	}
 	if c, err := h.countTo(ctx, tip); err != nil || c != 6 {
 		t.Errorf("%d commits, %v", c, err)
+	}
+}
+
+// TestNamesOfOld: what must not be made any more can still be used, and got rid of.
+func TestNamesOfOld(t *testing.T) {
+	h := newHome(t)
+	ctx := t.Context()
+	n := h.create("d")
+	ids := h.addCommits(n, 1)
+	r := mustBranch(h, n).dot
+	err := h.store.Update(func(tx *store.Tx) error {
+		if err := tx.SetRef(tagRef(r.ID, "-t"), object.ID{}, ids[0]); err != nil {
+			return err
+		}
+		return addBranch(tx, r.ID, "-b", ids[0], 1)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Checkout(ctx, n, "-b", false); err != nil {
+		t.Error(err)
+	}
+	if err := h.Checkout(ctx, n, DefaultBranch, false); err != nil {
+		t.Error(err)
+	}
+	for _, rev := range []string{"-b", "-t"} {
+		if id, _, err := h.Resolve(ctx, n, rev); err != nil || id != ids[0] {
+			t.Errorf("%s: %v, %v", rev, id, err)
+		}
+	}
+	if err := errors.Join(h.DeleteTag(ctx, n, "-t"), h.DeleteBranch(ctx, n, "-b")); err != nil {
+		t.Error(err)
+	}
+	for what, err := range map[string]error{
+		"a branch": h.Checkout(ctx, n, "-b", true), "HEAD": h.Checkout(ctx, n, "HEAD", true),
+	} {
+		if errs.KindOf(err) != errs.Usage {
+			t.Errorf("%s was made: %v", what, err)
+		}
 	}
 }
