@@ -26,8 +26,11 @@ func newCommit(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "commit -m <message> [-d key=value]...",
 		Short: "Commit every subdot at one instant, and print the commit's id",
-		Args:  argCount(0, 0),
-		RunE:  c.run,
+		Long: "Commit every subdot at one instant, and print the commit's id.\n\n" +
+			"Services go on meanwhile. Where nothing has changed a commit is made all the same, with the content of the one\n" +
+			"before it: 'dm status' says whether anything has.",
+		Args: argCount(0, 0),
+		RunE: c.run,
 	}
 	c.register(cmd)
 	cmd.Flags().StringVarP(&c.message, "message", "m", "", "what the commit is")

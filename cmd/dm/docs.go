@@ -31,10 +31,32 @@ func (c *docsCmd) run(cmd *cobra.Command, _ []string) error {
 		"something to do about it, a second line `dm: hint: ...`.\n\n" +
 		"Exit codes: 0 done; 1 failed; 2 usage; 3 not found; 4 conflict (diverged, dirty, exists, busy); 5 not allowed;\n" +
 		"6 server or remote not reachable; 7 damaged data; 130 interrupted.\n")
+	b.WriteString(revisions)
 	describe(&b, cmd.Root())
 	_, err := c.out.Write(b.Bytes())
 	return written(err)
 }
+
+// revisions is the reference's section on what a <revision> can be.
+const revisions = `
+## Revisions
+
+Where a command takes a revision, it is one of these:
+
+| revision | the commit |
+|---|---|
+| ` + "`HEAD`" + ` | the last one of the branch: the current branch, or the one that ` + "`--dot DOT@BRANCH`" + ` names |
+| the name of a branch | the last one of that branch |
+| the name of a tag | the one that was tagged |
+| 64 hexadecimal digits | the one with this id |
+| the first digits of an id, at least 4 | the one whose id begins so; if there are several in the dot's history, the command says so |
+
+Behind each of them, ` + "`^`" + ` is the commit before it and ` + "`~N`" + ` the one N before it: ` + "`HEAD^`, `HEAD^^` and `HEAD~2`, `v1~3`, `3f9a^`" + `.
+Without a name before them they count from HEAD. Names go before ids, and branches before tags.
+
+No dot, subdot, branch or tag can be made with a name that begins with '-', no branch or tag with the name HEAD, and no tag
+with the name of a branch of the same dot or the other way round.
+`
 
 // describe writes a section for each command that does something, depth first.
 func describe(w io.Writer, cmd *cobra.Command) {

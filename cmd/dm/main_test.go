@@ -129,10 +129,17 @@ func TestProgressOfAShortCommandIsSilent(t *testing.T) {
 	if out.Len() > 0 {
 		t.Errorf("%q", &out)
 	}
+	soon := time.Now().Add(9 * time.Second)
+	if p.next.Before(soon) {
+		t.Error("where nobody watches, a command of a few seconds says how far it is")
+	}
 	p.next = time.Time{}
 	p.show(api.Progress{Stage: "committing", Done: 1 << 20, Total: 4 << 20, Bytes: true})
 	if got := out.String(); got != "committing 1.00 MiB / 4.00 MiB 25.00%\n" {
 		t.Errorf("%q", got)
+	}
+	if p.next.Before(soon) {
+		t.Error("the next line comes at once")
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 const (
 	progressAfter    = time.Second
 	progressTerminal = 100 * time.Millisecond // between redraws of the line
-	progressPlain    = 5 * time.Second        // between lines, where nobody watches
+	progressPlain    = 5 * time.Second        // between the lines of a transfer, where nobody watches
+	progressQuiet    = 10 * time.Second       // before the first and between the lines of anything else there
 )
 
 // progress shows how far a long operation is: one line that is redrawn on a terminal, a line now and then elsewhere.
@@ -24,7 +25,11 @@ type progress struct {
 }
 
 func newProgress(w io.Writer) *progress {
-	return &progress{w: w, terminal: terminalOf(w) >= 0, next: time.Now().Add(progressAfter)}
+	p := &progress{w: w, terminal: terminalOf(w) >= 0, next: time.Now().Add(progressQuiet)}
+	if p.terminal {
+		p.next = time.Now().Add(progressAfter)
+	}
+	return p
 }
 
 func (p *progress) show(at api.Progress) {
@@ -42,7 +47,7 @@ func (p *progress) show(at api.Progress) {
 		fmt.Fprintf(p.w, "\r\x1b[K%s", line)
 		return
 	}
-	p.next = now.Add(progressPlain)
+	p.next = now.Add(progressQuiet)
 	fmt.Fprintln(p.w, line)
 }
 
