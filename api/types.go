@@ -85,12 +85,19 @@ type ServerResult struct {
 	Cache   string        `json:"cache"` // "writeback" or "through"
 	Why     string        `json:"why,omitempty"`
 	Dots    int           `json:"dots"`
+	Hidden  []HiddenDot   `json:"hidden"` // what could not be shown when the server started, and is not since
 	Mounts  []Mount       `json:"mounts"`
 	Store   int64         `json:"store"`   // bytes on disk under store/
 	Work    int64         `json:"work"`    // bytes on disk under work/
 	Free    int64         `json:"free"`    // bytes free on the filesystem of the state directory
 	Reserve int64         `json:"reserve"` // bytes that commits leave free there
 	Docker  Docker        `json:"docker"`
+}
+
+// HiddenDot is a dot without a path.
+type HiddenDot struct {
+	Dot string `json:"dot"`
+	Why string `json:"why"`
 }
 
 // Docker is how the server stands with Docker.

@@ -46,6 +46,8 @@ type server struct {
 	stopped      *stoppedList
 	swaps        keyed // by namespace/name: checkouts, resets and the like, with the containers that they stop
 
+	hidden sync.Map // by dot.Name, why the dot could not be shown at the start: an error
+
 	// names locks dots by namespace/name: shared by what uses a dot, alone by what changes where it is mounted.
 	names keyed
 	ops   opGate

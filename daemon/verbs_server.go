@@ -20,7 +20,7 @@ import (
 func (s *server) serverStatus(ctx context.Context, _ api.Empty) (api.ServerResult, error) {
 	r := api.ServerResult{
 		ID: s.home.id.ID, PID: os.Getpid(), Home: api.Path(s.home.dir), Version: ownVersion(), Started: s.started,
-		Cache: s.branches.cache.String(), Why: s.why, Mounts: []api.Mount{}, Reserve: s.reserve,
+		Cache: s.branches.cache.String(), Why: s.why, Mounts: []api.Mount{}, Hidden: []api.HiddenDot{}, Reserve: s.reserve,
 	}
 	names, err := s.dots.Names(ctx)
 	if err != nil {
@@ -28,6 +28,9 @@ func (s *server) serverStatus(ctx context.Context, _ api.Empty) (api.ServerResul
 	}
 	r.Dots = len(names)
 	for _, n := range names {
+		if err, ok := s.hidden.Load(n); ok && s.links.get(n) == "" {
+			r.Hidden = append(r.Hidden, api.HiddenDot{Dot: n.DotName(), Why: err.(error).Error()})
+		}
 		if s.links.get(n) != "" {
 			info, err := s.dots.Info(ctx, n)
 			if errs.KindOf(err) == errs.NotFound {

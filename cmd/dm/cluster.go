@@ -137,6 +137,7 @@ func (c *clusterInitCmd) containers(ctx context.Context, started bool) error {
 	if err != nil {
 		return err
 	}
+	sayHidden(c.err, r.Hidden)
 	d := r.Docker
 	switch {
 	case !started && d.Plugin != c.wanted() && c.wanted() != "":
@@ -161,6 +162,14 @@ func (c *clusterInitCmd) containers(ctx context.Context, started bool) error {
 	}
 	sayRestarted(c.err, done.Containers)
 	return nil
+}
+
+// sayHidden tells which dots have no path, and why.
+func sayHidden(w io.Writer, dots []api.HiddenDot) {
+	for _, d := range dots {
+		fmt.Fprintf(w, "dm: dot %s is not shown: %s\n", d.Dot, oneLine(d.Why))
+		fmt.Fprintf(w, "dm: hint: 'dm path %s' tries again\n", d.Dot)
+	}
 }
 
 // wanted is the name of the plugin that was asked for, as the server tells it.
@@ -207,6 +216,7 @@ func (c *clusterStatusCmd) run(cmd *cobra.Command, _ []string) error {
 	if c.json {
 		return writeJSON(c.out, r)
 	}
+	sayHidden(c.err, r.Hidden)
 	amounts := func(n int64) string { return amount(n, true) }
 	if c.scripting {
 		amounts = func(n int64) string { return strconv.FormatInt(n, 10) }
