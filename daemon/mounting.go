@@ -34,6 +34,7 @@ func (s *server) mountAll(ctx context.Context) error {
 		group.Go(func() error {
 			if _, err := s.showCurrent(ctx, n); err != nil {
 				s.log.Error("dot cannot be mounted", "dot", n, "err", err)
+				s.hidden.Store(n, err)
 			}
 			return ctx.Err()
 		})
@@ -87,6 +88,15 @@ func (s *server) showCurrent(ctx context.Context, n dot.Name) (string, error) {
 
 // show mounts a branch if it is not mounted, leads the link of n there and returns the link's path.
 func (s *server) show(ctx context.Context, n dot.Name) (string, error) {
+	id, err := s.ready(ctx, n)
+	if err != nil {
+		return "", err
+	}
+	return s.links.path(n), s.links.set(n, id)
+}
+
+// ready mounts a branch if it is not mounted, and returns the id of its working copy.
+func (s *server) ready(ctx context.Context, n dot.Name) (string, error) {
 	wc, err := s.dots.WorkingCopy(ctx, n)
 	if err != nil {
 		return "", err
@@ -94,7 +104,7 @@ func (s *server) show(ctx context.Context, n dot.Name) (string, error) {
 	if _, err := s.branches.show(ctx, wc); err != nil {
 		return "", fmt.Errorf("mount %s: %w", n, err)
 	}
-	return s.links.path(n), s.links.set(n, wc.ID)
+	return wc.ID, nil
 }
 
 // bind makes one user's mount and remembers it.

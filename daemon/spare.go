@@ -23,6 +23,22 @@ func (h *home) freeSpare() error {
 	return nil
 }
 
+// withSpare does what undoes something, for which there must be room: if there is none, what was kept for the next start.
+func (s *server) withSpare(undo func() error) error {
+	err := undo()
+	if errs.KindOf(err) != errs.NoSpace {
+		return err
+	}
+	if err := s.home.freeSpare(); err != nil {
+		return err
+	}
+	err = undo()
+	if kept := s.home.keepSpare(); kept != nil {
+		s.log.Warn("no room is kept for the next start", "err", kept)
+	}
+	return err
+}
+
 // keepSpare keeps room for the next start: less, or none, if the disk has no more, or if its filesystem cannot set any aside.
 func (h *home) keepSpare() error {
 	f, err := os.OpenFile(h.path(spareFile), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)

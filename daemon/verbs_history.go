@@ -251,17 +251,27 @@ func (s *server) checkout(ctx context.Context, req api.CheckoutRequest) (r api.C
 	return r, err
 }
 
-// switchBranch is the checkout itself; the caller holds the dot's name alone. It returns where the branch is.
+// switchBranch is the checkout itself; the caller holds the dot's name alone. It returns where the branch is. The branch has
+// its working copy, and is mounted, before the dot is on it: a disk without room for these leaves all as it was.
 func (s *server) switchBranch(ctx context.Context, n dot.Name, req api.CheckoutRequest) (head string, err error) {
 	before, err := s.dots.Info(ctx, n)
 	if err != nil {
 		return "", err
 	}
-	if err := s.dots.Checkout(ctx, n, req.Branch, req.Create); err != nil {
-		return "", err
+	if req.Create {
+		if err := s.dots.CreateBranch(ctx, n, req.Branch); err != nil {
+			return "", err
+		}
 	}
 	// From here on it happens wholly, whether or not the client waits.
 	ctx = context.WithoutCancel(ctx)
+	_, err = s.ready(ctx, dot.Name{Namespace: n.Namespace, Dot: n.Dot, Branch: req.Branch})
+	if err == nil {
+		err = s.dots.Checkout(ctx, n, req.Branch)
+	}
+	if err != nil {
+		return "", s.checkoutBack(ctx, n, "", req, err)
+	}
 	if _, err := s.showCurrent(ctx, n); err != nil {
 		return "", s.checkoutBack(ctx, n, before.Branch, req, err)
 	}
@@ -271,15 +281,19 @@ func (s *server) switchBranch(ctx context.Context, n dot.Name, req api.CheckoutR
 	return head, s.rebind(ctx, n)
 }
 
-// checkoutBack undoes a checkout that failed with cause.
-func (s *server) checkoutBack(ctx context.Context, n dot.Name, branch string, req api.CheckoutRequest, cause error) error {
-	err := s.dots.Checkout(ctx, n, branch, false)
-	if err == nil && req.Create {
-		err = s.dots.DeleteBranch(ctx, n, req.Branch)
+// checkoutBack undoes a checkout that failed with cause. back is the branch that the dot is to be on again; "": it still is.
+func (s *server) checkoutBack(ctx context.Context, n dot.Name, back string, req api.CheckoutRequest, cause error) error {
+	if back != "" {
+		if err := s.withSpare(func() error { return s.dots.Checkout(ctx, n, back) }); err != nil {
+			s.log.Error("undo a checkout", "dot", n, "err", err)
+			return fmt.Errorf("%w (and the dot stays on branch %s: %w)", cause, req.Branch, err)
+		}
 	}
-	if err != nil {
-		s.log.Error("undo a checkout", "dot", n, "err", err)
-		return fmt.Errorf("%w (and the dot stays on branch %s: %w)", cause, req.Branch, err)
+	if req.Create {
+		if err := s.withSpare(func() error { return s.dots.DeleteBranch(ctx, n, req.Branch) }); err != nil {
+			s.log.Error("undo a checkout", "dot", n, "err", err)
+			return fmt.Errorf("%w (and the new branch %s stays: %w)", cause, req.Branch, err)
+		}
 	}
 	return cause
 }

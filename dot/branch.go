@@ -32,18 +32,28 @@ func (d *Dots) Branches(ctx context.Context, n Name) ([]Branch, error) {
 	return info.Branches, nil
 }
 
-// Checkout makes a branch the current one. With create the branch is made, at the commit of the branch that was current.
-// Each branch has its own working copy, so nothing uncommitted moves or is lost.
-func (d *Dots) Checkout(ctx context.Context, n Name, branch string, create bool) error {
+// CreateBranch makes a branch at the commit of n's branch, or of the current one. There is one of that name already, or
+// nothing to branch from: Conflict.
+func (d *Dots) CreateBranch(ctx context.Context, n Name, branch string) error {
 	if err := CheckName("branch", branch); err != nil {
 		return err
 	}
 	return d.updateDot(ctx, n, func(tx *store.Tx, r *dotRecord) error {
-		from, err := mayCheckout(tx, n, r, branch, create)
-		if err == nil && create {
-			err = branchOff(tx, from, branch)
-		}
+		from, err := mayCheckout(tx, n, r, branch, true)
 		if err != nil {
+			return err
+		}
+		return branchOff(tx, from, branch)
+	})
+}
+
+// Checkout makes a branch the current one. Each branch has its own working copy, so nothing uncommitted moves or is lost.
+func (d *Dots) Checkout(ctx context.Context, n Name, branch string) error {
+	if err := CheckName("branch", branch); err != nil {
+		return err
+	}
+	return d.updateDot(ctx, n, func(tx *store.Tx, r *dotRecord) error {
+		if _, err := mayCheckout(tx, n, r, branch, false); err != nil {
 			return err
 		}
 		r.Branch = branch
@@ -51,7 +61,7 @@ func (d *Dots) Checkout(ctx context.Context, n Name, branch string, create bool)
 	})
 }
 
-// MayCheckout says whether a Checkout would take place, for who has to prepare for one.
+// MayCheckout says whether a Checkout, after a CreateBranch with create, would take place, for who has to prepare for one.
 func (d *Dots) MayCheckout(ctx context.Context, n Name, branch string, create bool) error {
 	if err := errors.Join(ctx.Err(), CheckName("branch", branch)); err != nil {
 		return err

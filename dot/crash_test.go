@@ -220,7 +220,7 @@ func TestHalfMadeWorkingCopy(t *testing.T) {
 	n := h.create("d", "s")
 	h.fs(n).write("s/f", []byte("x"))
 	h.commit(n, "1")
-	if err := h.Checkout(t.Context(), n, "b", true); err != nil {
+	if err := h.branchOut(t.Context(), n, "b"); err != nil {
 		t.Fatal(err)
 	}
 	half := h.copyDir(mustBranch(h, n).rec.Copy)

@@ -65,6 +65,14 @@ func (h *home) reopen() {
 	h.open()
 }
 
+// branchOut makes a branch and makes it the current one.
+func (h *home) branchOut(ctx context.Context, n Name, branch string) error {
+	if err := h.CreateBranch(ctx, n, branch); err != nil {
+		return err
+	}
+	return h.Checkout(ctx, n, branch)
+}
+
 func name(t tester, s string) Name {
 	n, err := ParseName(s)
 	if err != nil {

@@ -130,7 +130,12 @@ func (m *model) checkout(t *rapid.T) {
 	ctx := context.Background()
 	name := fmt.Sprintf("b%d", rapid.IntRange(0, 3).Draw(t, "branch"))
 	_, there := m.branches[name]
-	err := m.h.Checkout(ctx, m.n, name, !there)
+	var err error
+	if there {
+		err = m.h.Checkout(ctx, m.n, name)
+	} else {
+		err = m.h.branchOut(ctx, m.n, name)
+	}
 	switch {
 	case m.now().tip == "" && !there:
 		if errs.KindOf(err) != errs.Conflict {

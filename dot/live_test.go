@@ -35,7 +35,7 @@ func TestStory(t *testing.T) {
 	if _, _, err := h.Resolve(ctx, n, "HEAD"); errs.KindOf(err) != errs.NotFound {
 		t.Fatalf("HEAD before the first commit: %v", err)
 	}
-	if err := h.Checkout(ctx, n, "early", true); errs.KindOf(err) != errs.Conflict {
+	if err := h.branchOut(ctx, n, "early"); errs.KindOf(err) != errs.Conflict {
 		t.Fatalf("branching off nothing: %v", err)
 	}
 	first := h.commit(n, "first")
@@ -101,7 +101,7 @@ func TestBranchesKeepTheirOwnState(t *testing.T) {
 	h.fs(n).write("s/f", []byte("one"))
 	h.commit(n, "1")
 	h.fs(n).write("s/f", []byte("dirty on master"))
-	if err := h.Checkout(ctx, n, "next", true); err != nil {
+	if err := h.branchOut(ctx, n, "next"); err != nil {
 		t.Fatal(err)
 	}
 	if got := string(h.fs(n).read("s/f")); got != "one" {
@@ -116,9 +116,9 @@ func TestBranchesKeepTheirOwnState(t *testing.T) {
 		kind errs.Kind
 		msg  string
 	}{
-		{h.Checkout(ctx, n, "next", true), errs.Conflict, "Branch already exists: next"},
-		{h.Checkout(ctx, n, "none", false), errs.NotFound, "Branch does not exist: none"},
-		{h.Checkout(ctx, n, "a b", true), errs.Usage, "invalid branch name 'a b': use letters, digits, '_' and '-', at most 64"},
+		{h.branchOut(ctx, n, "next"), errs.Conflict, "Branch already exists: next"},
+		{h.Checkout(ctx, n, "none"), errs.NotFound, "Branch does not exist: none"},
+		{h.branchOut(ctx, n, "a b"), errs.Usage, "invalid branch name 'a b': use letters, digits, '_' and '-', at most 64"},
 		{h.DeleteBranch(ctx, n, "next"), errs.Conflict, "branch next is the current one"},
 		{h.DeleteBranch(ctx, n, "master"), errs.Conflict, "delete branch master: there are uncommitted changes: 4096 bytes (4.0 KiB) in 1 files"},
 	} {
@@ -453,7 +453,7 @@ func TestResetOfFreshBranch(t *testing.T) {
 	f.mkdir("s/d")
 	f.write("s/d/x", []byte("2"))
 	h.commit(n, "2")
-	if err := h.Checkout(t.Context(), n, "b", true); err != nil {
+	if err := h.branchOut(t.Context(), n, "b"); err != nil {
 		t.Fatal(err)
 	}
 	if got := h.fs(n).all(); len(got) != 4 {

@@ -98,7 +98,7 @@ func TestRevisions(t *testing.T) {
 	if _, err := h.CreateTag(ctx, n, "v1", ids[10].String()); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Checkout(ctx, n, "feed", true); err != nil {
+	if err := h.branchOut(ctx, n, "feed"); err != nil {
 		t.Fatal(err)
 	}
 	for rev, want := range map[string]object.ID{
@@ -199,10 +199,10 @@ func TestNamesOfOld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Checkout(ctx, n, "-b", false); err != nil {
+	if err := h.Checkout(ctx, n, "-b"); err != nil {
 		t.Error(err)
 	}
-	if err := h.Checkout(ctx, n, DefaultBranch, false); err != nil {
+	if err := h.Checkout(ctx, n, DefaultBranch); err != nil {
 		t.Error(err)
 	}
 	for _, rev := range []string{"-b", "-t"} {
@@ -214,7 +214,7 @@ func TestNamesOfOld(t *testing.T) {
 		t.Error(err)
 	}
 	for what, err := range map[string]error{
-		"a branch": h.Checkout(ctx, n, "-b", true), "HEAD": h.Checkout(ctx, n, "HEAD", true),
+		"a branch": h.branchOut(ctx, n, "-b"), "HEAD": h.branchOut(ctx, n, "HEAD"),
 	} {
 		if errs.KindOf(err) != errs.Usage {
 			t.Errorf("%s was made: %v", what, err)

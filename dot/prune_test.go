@@ -221,7 +221,7 @@ func TestPruneBranches(t *testing.T) {
 		t.Fatal(err)
 	}
 	ids := h.history(t, n, 4)
-	if err := h.Checkout(t.Context(), n, "side", true); err != nil {
+	if err := h.branchOut(t.Context(), n, "side"); err != nil {
 		t.Fatal(err)
 	}
 	side := h.history(t, n, 3)
@@ -269,7 +269,7 @@ func TestUsage(t *testing.T) {
 	h.history(t, a, 1)
 	h.fs(b).write("db/shared", shared)
 	h.history(t, b, 2)
-	if err := h.Checkout(t.Context(), a, "side", true); err != nil {
+	if err := h.branchOut(t.Context(), a, "side"); err != nil {
 		t.Fatal(err)
 	}
 	h.history(t, a, 2)

@@ -192,6 +192,41 @@ func fullAtStart(t *testing.T, cache string, end func(*server)) {
 	goesOn(t, v, sub, first, want)
 }
 
+// A checkout for which there is no room leaves the dot on its branch, and its path where it was.
+func TestFullDiskAtCheckout(t *testing.T) {
+	base, disk := smallDisk(t, 160)
+	v := newVolume(newServerAt(t, writeback, base, filepath.Join(disk, "home")), "d", "sub")
+	sub := filepath.Join(v.path(), "sub")
+	if err := writeRandom(filepath.Join(sub, "kept"), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	v.commit("kept")
+	if err := writeRandom(filepath.Join(sub, "more"), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	now, branches := take(t, sub), v.dm("branch")
+	ballast := filepath.Join(disk, "ballast")
+	if err := errors.Join(fillLeaving(disk, ballast, 1<<20), crumbs(disk)); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, code := v.try("checkout", "-b", "q"); code != 1 || !strings.Contains(stderr, "space") {
+		t.Errorf("a checkout on a full disk: exit code %d, %q", code, stderr)
+	}
+	if got := v.dm("branch"); got != branches {
+		t.Errorf("branches after a checkout that had no room:\n%s\nwant:\n%s", got, branches)
+	}
+	same(t, "after a checkout that had no room", now, take(t, sub))
+	if err := errors.Join(os.Remove(ballast), os.Remove(filepath.Join(disk, "crumbs")), durable.SyncDir(disk)); err != nil {
+		t.Fatal(err)
+	}
+	id := v.commit("room again")
+	if log := v.dm("log", "-n", "1"); !strings.Contains(log, id) {
+		t.Errorf("the log after a commit: %s, want %s", log, id)
+	}
+	v.dm("checkout", "-b", "q")
+	same(t, "on the branch that is made with room", now, take(t, filepath.Join(v.path(), "sub")))
+}
+
 // crumbs takes the last blocks of a disk, with one more file, until nothing can be written.
 func crumbs(disk string) error {
 	f, err := os.OpenFile(filepath.Join(disk, "crumbs"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
