@@ -111,7 +111,6 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		debug.SetGCPercent(50)
 	}
 	background.Reserve()
-	raiseFileLimit(log)
 	log.Info("server starts", "version", api.Version, "revision", api.Revision(), "home", h.dir, "pid", os.Getpid())
 	s, err := newServer(ctx, cfg, h, log)
 	if err != nil {

@@ -1,10 +1,8 @@
 package daemon
 
 import (
-	"log/slog"
 	"os"
 	"sync"
-	"syscall"
 
 	"dm/internal/errs"
 )
@@ -64,22 +62,4 @@ func (r *rotating) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.file.Close()
-}
-
-// raiseFileLimit lets the server open as many files as the system allows: each file in use in a working copy is one.
-func raiseFileLimit(log *slog.Logger) {
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		log.Warn("read the limit of open files", "err", err)
-		return
-	}
-	const want = 1 << 20
-	raised := syscall.Rlimit{Cur: want, Max: max(limit.Max, want)}
-	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised) == nil {
-		return
-	}
-	raised = syscall.Rlimit{Cur: limit.Max, Max: limit.Max}
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised); err != nil {
-		log.Warn("raise the limit of open files", "err", err)
-	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -24,8 +23,8 @@ type look struct {
 	unpin func() // lets gc have the commit
 }
 
-// openLook shows a commit. Nothing of it is read before somebody reads it.
-func openLook(ctx context.Context, dir string, st *store.Store, src object.Source, id object.ID, c *object.Commit, log *slog.Logger) (l *look, err error) {
+// openLook shows a commit. Nothing of it is read before somebody reads it. cfg is of the working copy that shows it.
+func openLook(ctx context.Context, dir string, st *store.Store, cfg workcopy.Config, id object.ID, c *object.Commit) (l *look, err error) {
 	var b [8]byte
 	rand.Read(b[:]) //nolint:errcheck // never fails
 	l = &look{dir: filepath.Join(dir, hex.EncodeToString(b[:])), unpin: st.Pin(id)}
@@ -37,11 +36,12 @@ func openLook(ctx context.Context, dir string, st *store.Store, src object.Sourc
 	if err := os.MkdirAll(l.mountPoint(), 0o755); err != nil {
 		return l, errs.New(errs.KindOf(err), "make a mount point: %w", err)
 	}
-	l.copy, err = workcopy.Create(ctx, filepath.Join(l.dir, "copy"), workcopy.Config{Source: src, ReadOnly: true}, id, c)
+	cfg.ReadOnly = true
+	l.copy, err = workcopy.Create(ctx, filepath.Join(l.dir, "copy"), cfg, id, c)
 	if err != nil {
 		return l, err
 	}
-	l.mount, err = fusefs.New(ctx, l.copy, l.mountPoint(), fusefs.Options{ReadOnly: true, Log: log})
+	l.mount, err = fusefs.New(ctx, l.copy, l.mountPoint(), fusefs.Options{ReadOnly: true, Log: cfg.Log})
 	return l, err
 }
 

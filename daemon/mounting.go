@@ -13,6 +13,7 @@ import (
 	"dm/api"
 	"dm/dot"
 	"dm/internal/errs"
+	"dm/workcopy"
 )
 
 // openers is how many working copies a start opens at a time.
@@ -160,7 +161,8 @@ func (s *server) bindSource(ctx context.Context, m *bound) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if m.look, err = openLook(ctx, s.home.path(lookDir), s.store, s.faults, id, commit, s.log); err != nil {
+	cfg := workcopy.Config{Source: s.faults, Log: s.log, Files: s.files}
+	if m.look, err = openLook(ctx, s.home.path(lookDir), s.store, cfg, id, commit); err != nil {
 		return "", err
 	}
 	return m.look.mountPoint(), nil

@@ -16,6 +16,7 @@ import (
 	"dm/internal/errs"
 	"dm/internal/unixsock"
 	"dm/store"
+	"dm/workcopy"
 )
 
 // server is a running server.
@@ -29,6 +30,7 @@ type server struct {
 
 	store    *store.Store
 	dots     *dot.Dots
+	files    *workcopy.OpenFiles // of all working copies
 	flusher  *fusefs.Flusher
 	branches *branches
 	links    links
@@ -71,6 +73,11 @@ func newServer(ctx context.Context, cfg Config, h *home, log *slog.Logger) (s *s
 			err = errors.Join(err, s.close(context.WithoutCancel(ctx)))
 		}
 	}()
+	limit := raiseFileLimit(log)
+	log.Info("limit on open files", "files", limit)
+	if s.files, err = copyFiles(limit); err != nil {
+		return s, err
+	}
 	if err := errors.Join(h.cleanStale(), s.links.clear(), s.volumeDriver.clear(), s.volumes.load()); err != nil {
 		return s, err
 	}
@@ -92,7 +99,7 @@ func newServer(ctx context.Context, cfg Config, h *home, log *slog.Logger) (s *s
 		return s, err
 	}
 	s.faults = newFaults(s.store, &s.remotes, s.log)
-	s.dots, err = dot.Open(ctx, dot.Config{Store: s.store, Source: s.faults, Dir: h.path(workDir), Detach: s.hide})
+	s.dots, err = dot.Open(ctx, dot.Config{Store: s.store, Source: s.faults, Dir: h.path(workDir), Detach: s.hide, Files: s.files})
 	if err != nil {
 		return s, err
 	}

@@ -164,7 +164,7 @@ func (d *Dots) openSlot(ctx context.Context, s *slot, b *branchState, baseHeld b
 func (d *Dots) copyDir(copyID string) string { return filepath.Join(d.cfg.Dir, copyID) }
 
 func (d *Dots) copyConfig() workcopy.Config {
-	return workcopy.Config{Source: d.trees, Now: d.cfg.Now, Log: d.cfg.Log}
+	return workcopy.Config{Source: d.trees, Now: d.cfg.Now, Log: d.cfg.Log, Files: d.cfg.Files}
 }
 
 // openCopy opens a branch's working copy, or makes it if it was never made. The caller holds base and life.

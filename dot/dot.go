@@ -31,6 +31,7 @@ import (
 	"dm/internal/errs"
 	"dm/object"
 	"dm/store"
+	"dm/workcopy"
 )
 
 // Config is what Open needs.
@@ -45,6 +46,8 @@ type Config struct {
 	// Detach is called before a working copy is closed for good, with its id; it unmounts what shows it, or says in an
 	// error of kind Conflict who uses it. nil: nobody shows any.
 	Detach func(ctx context.Context, copyID string) error
+	// Files is what working copies may open between them. nil: each has its own.
+	Files *workcopy.OpenFiles
 }
 
 // Dots is all dots of one machine. Its methods are safe for concurrent use. Of each working copy one change of its base at

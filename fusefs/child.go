@@ -298,12 +298,12 @@ const maxKept = 1 << 16
 
 // mayKeep returns how many files may be kept open. The child has the limit of open files that the server has raised.
 func mayKeep() int64 {
-	const others = 1 << 10
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return 0
 	}
-	return max(0, int64(min(limit.Cur, maxKept+others))-others)
+	others := min(limit.Cur/2, 1<<10) // directories of mounts, and what its threads have open at the moment
+	return int64(min(limit.Cur-others, maxKept))
 }
 
 func newKept(room *atomic.Int64) *keptFiles {

@@ -61,7 +61,7 @@ func (f *failures) status(op string, node uint64, err error) fuse.Status {
 		return fuse.OK
 	}
 	errno, expected := errnoOf(err)
-	if !expected {
+	if !expected || errno == syscall.EMFILE || errno == syscall.ENFILE { // not files of the process that sees it
 		f.report(op, node, err)
 	}
 	return fuse.Status(errno)

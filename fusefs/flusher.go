@@ -212,6 +212,18 @@ type childReply struct {
 	err     error
 }
 
+// childError is an error of the child, which says itself what its number is.
+type childError struct {
+	text  string
+	errno syscall.Errno
+}
+
+// Error says what failed.
+func (e *childError) Error() string { return e.text }
+
+// Unwrap returns the number.
+func (e *childError) Unwrap() error { return e.errno }
+
 // startChild starts the child. Its threads are known from before it does anything until it is gone.
 func (f *Flusher) startChild() (*childConn, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -283,7 +295,7 @@ func (f *Flusher) receive(c *childConn, r *bufio.Reader) {
 		}
 		reply := childReply{payload: frame[12:]}
 		if errno != 0 {
-			reply.err = fmt.Errorf("%s: %w", frame[12:], syscall.Errno(errno))
+			reply.err = &childError{string(frame[12:]), syscall.Errno(errno)}
 		}
 		ch <- reply
 	}

@@ -11,9 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxOpen bounds the backing files a working copy keeps open.
-const maxOpen = 4096
-
 // backing is the file on the host that holds a node's bytes. It is opened when first needed and closed when many others
 // are open; so a node costs no descriptor, and no handle of the kernel's has to be remembered.
 //
@@ -21,7 +18,7 @@ const maxOpen = 4096
 // what a crash leaves under the final name is complete.
 type backing struct {
 	path    string // without suffix
-	files   *openFiles
+	copy    *Copy
 	unknown bool // nobody has looked yet whether the file exists; guarded by Copy.mu
 
 	mu     sync.Mutex // guards what follows
@@ -31,24 +28,19 @@ type backing struct {
 	gone   bool    // the node is gone: close when nobody uses the file any more
 	synced bool    // its name is durable
 	opened uint64  // how often it was acquired
-	used   atomic.Bool
 }
 
 // handle is an open backing file, closed when its last user lets go of it.
 type handle struct {
+	of    *backing
 	fd    int
-	users int  // guarded by backing.mu
-	dead  bool // nobody new uses it
+	users int         // guarded by backing.mu
+	dead  bool        // nobody new uses it
+	used  atomic.Bool // since the hand of OpenFiles came by
+	slot  int         // its place there, guarded by OpenFiles.mu
 }
 
 const partSuffix = ".part"
-
-// openFiles is the set of open backing files of one working copy.
-type openFiles struct {
-	mu   sync.Mutex
-	ring []*backing
-	hand int
-}
 
 func (c *Copy) dataPath(gen uint32, ino uint64) string {
 	return filepath.Join(c.path, "data", fmt.Sprint(gen), fmt.Sprintf("%02x", ino&0xff), fmt.Sprint(ino))
@@ -56,7 +48,7 @@ func (c *Copy) dataPath(gen uint32, ino uint64) string {
 
 func (b *backing) init(c *Copy, id NodeID) {
 	b.path = c.dataPath(uint32(id>>GenerationShift), uint64(id)&(1<<GenerationShift-1))
-	b.files = &c.files
+	b.copy = c
 }
 
 // onDisk says whether the complete backing file exists.
@@ -87,25 +79,58 @@ func (f *content) known(complete bool) {
 	}
 }
 
-// acquire opens the file, creating it if asked to, and keeps it open until release. It returns nil where there is none.
+// acquire opens the file, creating it if asked to, and keeps it open until release. It returns nil where there is none. While
+// all descriptors are in use it waits for one; so its caller holds no other and asks for nothing that waits for others.
 func (b *backing) acquire(create bool) (*handle, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.used.Store(true)
-	b.opened++
-	if b.h != nil {
-		b.h.users++
-		return b.h, nil
+	h, err := b.tryAcquire(create)
+	if err == nil {
+		return h, nil
 	}
-	if !b.exists && !create {
-		return nil, nil
+	if outOfFiles(err) {
+		h, err = b.acquireLate(create)
 	}
-	fd, err := b.open()
 	if err != nil {
 		return nil, fmt.Errorf("open backing file: %w", err)
 	}
-	b.h, b.exists = &handle{fd: fd, users: 1}, true
-	b.files.add(b)
+	return h, nil
+}
+
+// acquireLate is acquire when there was no descriptor.
+func (b *backing) acquireLate(create bool) (h *handle, err error) {
+	err = b.copy.files.retry(func() error {
+		var err error
+		h, err = b.tryAcquire(create)
+		return err
+	})
+	return h, err
+}
+
+func (b *backing) tryAcquire(create bool) (*handle, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.h != nil {
+		b.opened++
+		b.h.users++
+		b.h.used.Store(true)
+		return b.h, nil
+	}
+	if !b.exists && !create {
+		b.opened++
+		return nil, nil
+	}
+	files := b.copy.files
+	if err := files.reserve(); err != nil {
+		return nil, err
+	}
+	fd, err := b.open()
+	if err != nil {
+		files.cancel()
+		return nil, err
+	}
+	b.opened++
+	b.h, b.exists = &handle{of: b, fd: fd, users: 1}, true
+	b.h.used.Store(true)
+	files.add(b.h)
 	return b.h, nil
 }
 
@@ -168,61 +193,8 @@ func (b *backing) close(h *handle) {
 	}
 	if h.users == 0 {
 		unix.Close(h.fd)
+		b.copy.files.remove(h)
 	}
-}
-
-// add notes an open file and closes others that were not used for a while.
-func (o *openFiles) add(b *backing) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.ring) < maxOpen {
-		o.ring = append(o.ring, b)
-		return
-	}
-	for range 2 * len(o.ring) {
-		o.hand = (o.hand + 1) % len(o.ring)
-		old := o.ring[o.hand]
-		if old.used.Swap(false) || !old.mu.TryLock() {
-			continue
-		}
-		idle := old.h == nil || old.h.users == 0
-		if idle {
-			old.close(old.h)
-		}
-		old.mu.Unlock()
-		if idle {
-			o.ring[o.hand] = b
-			return
-		}
-	}
-	o.ring = append(o.ring, b) // all in use at once: better one too many than a failed operation
-}
-
-// closeAll closes every file; nobody uses them any more.
-func (o *openFiles) closeAll() {
-	o.mu.Lock()
-	ring := o.ring
-	o.ring = nil
-	o.mu.Unlock() // a file's own mutex comes first everywhere
-	for _, b := range ring {
-		b.mu.Lock()
-		b.close(b.h)
-		b.mu.Unlock()
-	}
-}
-
-// duplicate opens the file once more, for who goes on reading it when the node has another. nil where there is none.
-func (b *backing) duplicate() (*os.File, error) {
-	h, err := b.acquire(false)
-	if err != nil || h == nil {
-		return nil, err
-	}
-	defer b.release(h)
-	dup, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("duplicate backing file: %w", err)
-	}
-	return os.NewFile(uintptr(dup), b.path), nil
 }
 
 // discard removes the file; the node goes on without one, and what it writes next is complete.
@@ -261,12 +233,12 @@ func (b *backing) sync(dataOnly bool) error {
 	if err != nil || h == nil {
 		return err
 	}
-	defer b.release(h)
 	if dataOnly {
 		err = unix.Fdatasync(h.fd)
 	} else {
 		err = unix.Fsync(h.fd)
 	}
+	b.release(h) // not held while another descriptor is asked for
 	if err != nil {
 		return fmt.Errorf("sync backing file: %w", err)
 	}
@@ -277,7 +249,7 @@ func (b *backing) sync(dataOnly bool) error {
 		return nil
 	}
 	for dir := filepath.Dir(b.path); ; dir = filepath.Dir(dir) { // xx, G, data
-		if err := syncDir(dir); err != nil {
+		if err := b.copy.files.syncDir(dir); err != nil {
 			return err
 		}
 		if filepath.Base(dir) == "data" {

@@ -47,7 +47,8 @@ type Copy struct {
 	listMu   sync.Mutex
 	listings []listing // guarded by listMu; the latest first
 
-	files   openFiles
+	files   *OpenFiles
+	held    int // descriptors of its own, taken from files
 	kernel  Kernel
 	cutting turn       // see turns.go
 	commits turn       // one commit, reset or graft at a time

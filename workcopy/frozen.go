@@ -24,7 +24,7 @@ type frozenFile struct {
 
 	mu      sync.Mutex
 	saved   map[uint64]int64 // block to offset in the undo file
-	file    *os.File         // the whole backing file, taken away from the node
+	file    *takenFile       // the whole backing file, taken away from the node
 	ended   bool             // nothing is to be saved for it any more
 	failure error            // saving failed: the commit cannot be made
 	content *object.Content  // as chunked
@@ -82,11 +82,15 @@ func (f *frozenFile) keep(block uint64, at int64) {
 	f.saved[block] = at
 }
 
-// takeFile leaves the whole backing file to the commits that are being made; the node goes on with a new, empty one.
+// takeFile leaves the whole backing file to the commits that are being made; the node goes on with a new, empty one. Where so
+// many have been left already that descriptors are short, what they have to read is saved instead.
 func (w *writing) takeFile() error {
 	b := &w.n.file.backing
 	for _, f := range w.frozen {
-		if err := f.take(b); err != nil {
+		switch err := f.take(b); {
+		case outOfFiles(err):
+			f.save(w)
+		case err != nil:
 			return err
 		}
 	}

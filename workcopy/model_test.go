@@ -299,7 +299,7 @@ func kill(c *Copy) {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
-	c.files.closeAll()
+	c.closeFiles()
 	c.journal.f.Close()
 }
 

@@ -37,7 +37,11 @@ func Create(ctx context.Context, dir string, cfg Config, id object.ID, commit *o
 	c := newCopy(dir, cfg)
 	c.nextIno = uint64(RootID) + 1
 	c.setBase(id, commit)
+	if err := c.holdOwn(); err != nil {
+		return nil, err
+	}
 	if err := c.start(1, nil); err != nil {
+		c.letGoOwn()
 		return nil, err
 	}
 	return c, nil
@@ -51,6 +55,9 @@ func newCopy(dir string, cfg Config) *Copy {
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
+	}
+	if c.files = cfg.Files; c.files == nil {
+		c.files = NewOpenFiles(ownFiles)
 	}
 	return c
 }
@@ -503,7 +510,8 @@ func (c *Copy) Close(context.Context) error {
 			err = nil
 		}
 	}
-	c.files.closeAll()
+	c.closeFiles()
+	defer c.letGoOwn()
 	return errors.Join(err, c.journal.f.Close())
 }
 
@@ -535,12 +543,21 @@ func readHead(dir string) (h head, err error) {
 
 // Open opens the working copy in dir. branch is the commit its branch is at: it decides whether a commit or reset that a
 // crash cut short took place.
-func Open(ctx context.Context, dir string, cfg Config, branch object.ID) (*Copy, error) {
+func Open(ctx context.Context, dir string, cfg Config, branch object.ID) (_ *Copy, err error) {
 	h, err := readHead(dir)
 	if err != nil {
 		return nil, err
 	}
 	c := newCopy(dir, cfg)
+	if err := c.holdOwn(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			c.closeFiles()
+			c.letGoOwn()
+		}
+	}()
 	c.gen, c.nextIno = h.Generation, max(h.NextIno, uint64(RootID)+1)
 	var id object.ID
 	var commit *object.Commit

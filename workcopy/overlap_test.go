@@ -226,7 +226,7 @@ func TestKilledWithTwoCuts(t *testing.T) {
 		if s, err := next.wait(); err == nil {
 			s.Abort()
 		}
-		old.files.closeAll()
+		old.closeFiles()
 		old.journal.f.Close()
 	}
 }

@@ -108,7 +108,7 @@ func BenchmarkLookup(b *testing.B) {
 	}
 	for _, open := range []bool{true, false} {
 		if !open {
-			c.files.closeAll()
+			c.closeFiles()
 		}
 		for what, do := range map[string]func(int){"lookup": lookup, "getattr": getattr} {
 			b.Run(fmt.Sprintf("%s/open=%v", what, open), func(b *testing.B) {

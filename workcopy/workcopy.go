@@ -130,6 +130,7 @@ type Config struct {
 	Source object.Source    // committed objects
 	Now    func() time.Time // nil: time.Now
 	Log    *slog.Logger     // nil: nothing is logged
+	Files  *OpenFiles       // shared by all working copies of the process; nil: this one has its own
 	// ReadOnly refuses all changes with EROFS: a commit, mounted to be looked at.
 	ReadOnly bool
 

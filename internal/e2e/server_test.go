@@ -27,14 +27,15 @@ const (
 // server is a dm server with everything it needs in directories of its own, which the end of the test takes away, with
 // what is mounted in them and with every process that belongs to it.
 type server struct {
-	t     *testing.T
-	base  string // a directory that other users can enter
-	home  string // DM_HOME
-	cache string
-	flags []string // more of 'dm server'
-	vars  []string // environment that other servers do not have
-	cmd   *exec.Cmd
-	ended chan struct{}
+	t       *testing.T
+	base    string // a directory that other users can enter
+	home    string // DM_HOME
+	cache   string
+	flags   []string // more of 'dm server'
+	program string   // that starts the server; empty: the binary under test
+	vars    []string // environment that other servers do not have
+	cmd     *exec.Cmd
+	ended   chan struct{}
 }
 
 // baseDir makes a directory that other users can enter, unlike those of t.TempDir, and whose path is short.
@@ -112,7 +113,11 @@ func (s *server) start() {
 	}
 	defer log.Close()
 	s.ended = make(chan struct{})
-	cmd := exec.Command(os.Getenv(binaryEnv), append([]string{"server", "--cache", s.cache}, s.flags...)...)
+	program := s.program
+	if program == "" {
+		program = os.Getenv(binaryEnv)
+	}
+	cmd := exec.Command(program, append([]string{"server", "--cache", s.cache}, s.flags...)...)
 	cmd.Env = s.env()
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
