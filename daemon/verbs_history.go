@@ -239,15 +239,16 @@ func (s *server) checkout(ctx context.Context, req api.CheckoutRequest) (r api.C
 			if err != nil {
 				return err
 			}
+			var users []string
+			if info.Branch != req.Branch { // before mounts follow: what a process has of one that is gone cannot be told
+				users = s.users(ctx, dot.Name{Namespace: n.Namespace, Dot: n.Dot, Branch: info.Branch})
+			}
 			if r.Head, err = s.switchBranch(ctx, n, req); err == nil && info.Branch != req.Branch {
-				r.From = info.Branch
+				r.From, r.Users = info.Branch, users
 			}
 			return err
 		},
 	})
-	if err == nil && r.From != "" { // containers are on the other branch by now, and nobody waits for this
-		r.Users = s.users(ctx, dot.Name{Namespace: n.Namespace, Dot: n.Dot, Branch: r.From})
-	}
 	return r, err
 }
 
