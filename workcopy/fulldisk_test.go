@@ -1,7 +1,6 @@
 package workcopy
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -79,12 +78,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 				r.ok(f.Truncate(known))
 				r.ok(unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, known, reserveStep)) // the cut leaves what was set aside
 				r.ok(f.Close())
-				h, err := readHead(r.dir)
-				r.ok(err)
-				h.Era = "another"
-				data, err := json.Marshal(h)
-				r.ok(err)
-				r.ok(os.WriteFile(filepath.Join(r.dir, "head"), data, 0o600))
+				r.otherEra()
 			}
 			for range 2 {
 				fill(t, filler)
@@ -141,6 +135,25 @@ func TestJournalNotMade(t *testing.T) {
 		t.Fatalf("journal files %d, %v, want %d alone", list, err, seq)
 	}
 	r.ok(os.Remove(filler))
+	r.open()
+	r.wantFile("f", "new")
+}
+
+// TestDumpCounts: where head names the new journal file and what came after that failed, the file stays with its dump.
+func TestDumpCounts(t *testing.T) {
+	r := newRig(t)
+	r.write(r.file("f"), 0, "new")
+	r.reopen()
+	h, err := readHead(r.dir)
+	r.ok(err)
+	c, end := r.c, r.c.journal.end
+	if err := c.withoutDump(&h, int64(len(journalMagic)), syscall.ENOSPC); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("went on without a dump that counts: %v", err)
+	}
+	if got := journalEnd(t, journalPath(r.dir, h.Journal)); got != end {
+		t.Errorf("the dump ends at %d, not at %d", got, end)
+	}
+	kill(c)
 	r.open()
 	r.wantFile("f", "new")
 }

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -98,15 +100,10 @@ func (c *Copy) start(seq uint64, was *head) error {
 	if err == nil {
 		err = c.dump()
 	}
-	if err != nil && was != nil && errs.KindOf(err) == errs.NoSpace {
-		c.log.Warn("no room to open a working copy in order", "copy", c.path, "err", err)
-		err = c.goOn(*was, begun)
-	}
 	if err != nil {
-		if h, herr := readHead(c.path); herr == nil && h.Journal == seq { // it counts already
-			return errors.Join(err, j.f.Close())
+		if err = c.withoutDump(was, begun, err); err != nil {
+			return err
 		}
-		return errors.Join(err, j.giveUp())
 	}
 	c.life, c.stop = context.WithCancel(context.Background())
 	c.tasks.Add(1)
@@ -133,9 +130,27 @@ func (c *Copy) startJournal(fresh bool) error {
 	return err
 }
 
+// withoutDump decides what becomes of a start whose dump failed with cause.
+func (c *Copy) withoutDump(was *head, begun int64, cause error) error {
+	j := c.journal
+	// Head may have its new content, though writing it or what came after it failed: then the dump is all there is.
+	if h, err := readHead(c.path); err == nil && h.Journal == j.seq || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(cause, err, j.f.Close())
+	}
+	err := cause
+	if was != nil && errs.KindOf(cause) == errs.NoSpace {
+		c.log.Warn("no room to open a working copy in order", "copy", c.path, "err", cause)
+		err = c.goOn(*was, begun)
+	}
+	if err != nil {
+		return errors.Join(err, j.giveUp())
+	}
+	return nil
+}
+
 // goOn opens a working copy for whose dump the disk has no room: who wants to make room has to get at the files. The journal
-// files that head names count on, and behind them the new one up to begun, without the dump. What recovery found out after a crash stands in no journal
-// then, so that it has to be done again next time unless there is room for a dump before.
+// files that head names count on, and behind them the new one up to begun, without the dump. What recovery found out after a
+// crash stands in no journal then, so that it has to be done again next time unless there is room for a dump before.
 func (c *Copy) goOn(h head, begun int64) error {
 	j := c.journal
 	c.mu.Lock()
@@ -634,14 +649,15 @@ func (c *Copy) replay(ctx context.Context, h head, branch object.ID) (last uint6
 	return last, r.end(branch)
 }
 
-// removeLost removes journal files, the first of them first: without it those behind it do not count either.
+// removeLost removes journal files that do not count, durably one after the other, the last first: one that were left behind
+// the others would count when a new file has come before it.
 func (c *Copy) removeLost(list []uint64) error {
-	for _, seq := range list {
-		if err := os.Remove(journalPath(c.path, seq)); err != nil {
+	for _, seq := range slices.Backward(list) {
+		if err := durable.Remove(journalPath(c.path, seq)); err != nil {
 			return err
 		}
 	}
-	return durable.SyncDir(filepath.Join(c.path, "journal"))
+	return nil
 }
 
 // seal makes a journal file durable up to its end, for what comes now is written behind it, and gives back the room that was

@@ -1,6 +1,7 @@
 package workcopy
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -309,6 +310,35 @@ func TestPowerTearsJournal(t *testing.T) {
 		t.Errorf("looked up what was lost: %v", err)
 	}
 	r.committedAsLive()
+}
+
+// TestLostJournalsGoFromTheEnd: of journal files that do not count none is left behind a gap, where it would follow the file
+// that is made next.
+func TestLostJournalsGoFromTheEnd(t *testing.T) {
+	r := newRig(t)
+	first := r.c.journal.seq
+	r.ok(r.c.Close(r.ctx))
+	r.c = nil
+	next, err := createJournal(r.dir, first+1, 0)
+	r.ok(err)
+	next.begin()
+	next.buf = append(next.buf, recordAfter)
+	next.uint(1 << 40)
+	_, err = next.commit()
+	r.ok(errors.Join(err, next.f.Close()))
+	r.ok(os.MkdirAll(filepath.Join(journalPath(r.dir, first+2), "in the way"), 0o700))
+	if c, err := Open(r.ctx, r.dir, Config{Source: r.b.store}, r.b.id); err == nil {
+		r.c = c
+		t.Fatal("opened though a file could not be removed")
+	}
+	if _, err := os.Stat(journalPath(r.dir, first+1)); err != nil {
+		t.Errorf("a file went before the one behind it: %v", err)
+	}
+	r.ok(os.RemoveAll(journalPath(r.dir, first+2)))
+	r.open()
+	if list, err := journals(r.dir, r.c.journal.seq); err != nil || len(list) != 1 {
+		t.Errorf("journal files %d, %v", list, err)
+	}
 }
 
 // TestHostileNumbers: a commit from elsewhere whose entries have the number of another inode, or one that has not been

@@ -168,13 +168,19 @@ func (r *rig) power(keep int64) {
 	if keep > 0 {
 		r.ok(os.Truncate(journalPath(r.dir, seq), keep))
 	}
+	r.otherEra()
+	r.open()
+}
+
+// otherEra has head speak of a page cache that is no more.
+func (r *rig) otherEra() {
+	r.t.Helper()
 	h, err := readHead(r.dir)
 	r.ok(err)
 	h.Era = "another"
 	data, err := json.Marshal(h)
 	r.ok(err)
 	r.ok(os.WriteFile(filepath.Join(r.dir, "head"), data, 0o600))
-	r.open()
 }
 
 // committedAsLive makes a commit and compares it with what the working copy shows.
