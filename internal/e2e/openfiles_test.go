@@ -15,11 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limited writes a program that runs the binary under test with a limit on open files.
+// limited writes a program that runs the binary under test with a limit on open files, which it may not raise.
 func limited(t *testing.T, dir string, limit int) string {
 	t.Helper()
 	path := filepath.Join(dir, fmt.Sprint("dm-", limit))
-	script := fmt.Sprintf("#!/bin/sh\nulimit -n %d && exec %s \"$@\"\n", limit, os.Getenv(binaryEnv))
+	script := fmt.Sprintf("#!/bin/sh\nulimit -n %d && exec setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource %s \"$@\"\n", limit, os.Getenv(binaryEnv))
 	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
