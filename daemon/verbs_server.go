@@ -28,10 +28,11 @@ func (s *server) serverStatus(ctx context.Context, _ api.Empty) (api.ServerResul
 	}
 	r.Dots = len(names)
 	for _, n := range names {
-		if err, ok := s.hidden.Load(n); ok && s.links.get(n) == "" {
+		shown := s.links.get(n) != ""
+		if err, ok := s.hidden.Load(n); ok && !shown {
 			r.Hidden = append(r.Hidden, api.HiddenDot{Dot: n.DotName(), Why: err.(error).Error()})
 		}
-		if s.links.get(n) != "" {
+		if shown {
 			info, err := s.dots.Info(ctx, n)
 			if errs.KindOf(err) == errs.NotFound {
 				continue // deleted just now
