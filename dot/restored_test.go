@@ -8,19 +8,12 @@ import (
 )
 
 // diffed lists what differs from HEAD, and how many bytes of it.
-func (h *home) diffed(n Name) (list []string) {
+func (h *home) diffed(n Name) []string {
 	changes, err := h.Diff(h.t.(*testing.T).Context(), n, "", "")
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	for _, c := range changes {
-		s := fmt.Sprintf("%s %s %d", c.Kind, c.Path, c.Bytes)
-		if c.OldPath != "" {
-			s += " from " + c.OldPath
-		}
-		list = append(list, s)
-	}
-	return list
+	return lines(changes)
 }
 
 // wantState compares the diff against HEAD, and the changed files and dirty bytes of the status.

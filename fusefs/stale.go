@@ -141,19 +141,31 @@ func usage(pid int, dir string, minor uint32) string {
 			return link + " " + target
 		}
 	}
-	if open := opened(proc, minor, 0); open != "" {
-		return "has open " + open
-	}
-	return mapped(proc, minor)
+	return dataUsed(proc, mountsSeen(proc), minor, 0)
 }
 
 // anyUsage is dataUsage, and names processes that are merely in a directory of the mount as well. Theirs is another mount
 // where what they see was bound elsewhere.
-func anyUsage(pid int, dir string, minor uint32) string {
-	if use := dataUsage(pid, dir, minor); use != "" || own(pid) {
+func anyUsage(pid int, _ string, minor uint32) string {
+	if own(pid) {
+		return ""
+	}
+	proc := fmt.Sprintf("/proc/%d", pid)
+	mounts := mountsSeen(proc)
+	if use := dataUsed(proc, mounts, minor, noData); use != "" {
 		return use
 	}
-	return inside(fmt.Sprintf("/proc/%d", pid), minor)
+	return inside(proc, mounts, minor)
+}
+
+// dataUsage says how a process uses the data of a mount, or "": files that it has open or mapped. This process and its
+// children do not count.
+func dataUsage(pid int, _ string, minor uint32) string {
+	if own(pid) {
+		return ""
+	}
+	proc := fmt.Sprintf("/proc/%d", pid)
+	return dataUsed(proc, mountsSeen(proc), minor, noData)
 }
 
 // own says whether a process is this one or a child of it, the flusher; or one that has ended.
@@ -163,18 +175,25 @@ func own(pid int) bool {
 	return err != nil || strconv.Itoa(pid) == self || field(status, "\nPPid:") == self
 }
 
-// inside returns the working directory or the root of a process, with what it is, if it is on a filesystem; else "". Its list
-// of mounts tells: to ask the directory itself could ask the mount.
-func inside(proc string, minor uint32) string {
+// mountsSeen returns what is mounted in a process's mount namespace; nothing if that cannot be told.
+func mountsSeen(proc string) []*mountinfo.Info {
 	f, err := os.Open(proc + "/mountinfo")
 	if err != nil {
-		return ""
+		return nil
 	}
 	defer f.Close()
 	mounts, err := mountinfo.GetMountsFromReader(f, nil)
 	if err != nil {
-		return ""
+		return nil
 	}
+	return mounts
+}
+
+func isOn(m *mountinfo.Info, minor uint32) bool { return m.Major == 0 && m.Minor == int(minor) }
+
+// inside returns the working directory or the root of a process, with what it is, if it is on a filesystem; else "". Its list
+// of mounts tells: to ask the directory itself could ask the mount.
+func inside(proc string, mounts []*mountinfo.Info, minor uint32) string {
 	for _, link := range []string{"cwd", "root"} {
 		target, err := os.Readlink(proc + "/" + link)
 		if err != nil {
@@ -186,36 +205,39 @@ func inside(proc string, minor uint32) string {
 				on = m
 			}
 		}
-		if on != nil && on.Major == 0 && on.Minor == int(minor) {
+		if on != nil && isOn(on, minor) {
 			return link + " " + target
 		}
 	}
 	return ""
 }
 
-// dataUsage says how a process uses the data of a mount, or "": files that it has open or mapped. This process and its
-// children do not count.
-func dataUsage(pid int, _ string, minor uint32) string {
-	proc := fmt.Sprintf("/proc/%d", pid)
-	if own(pid) {
-		return ""
-	}
-	if open := opened(proc, minor, unix.O_DIRECTORY|unix.O_PATH); open != "" {
+// noData are flags of descriptors by which no data is read or written.
+const noData = unix.O_DIRECTORY | unix.O_PATH
+
+// dataUsed says what a process has open on a filesystem, with none of the given flags, or mapped; "" for nothing.
+func dataUsed(proc string, mounts []*mountinfo.Info, minor uint32, without uint64) string {
+	if open := opened(proc, mounts, minor, without); open != "" {
 		return "has open " + open
 	}
 	return mapped(proc, minor)
 }
 
 // opened returns what a process has open on a filesystem, with none of the given flags; "" for nothing.
-func opened(proc string, minor uint32, without uint64) string {
-	mounts := mountIDs(proc, minor)
-	if len(mounts) == 0 {
+func opened(proc string, mounts []*mountinfo.Info, minor uint32, without uint64) string {
+	ids := map[string]bool{}
+	for _, m := range mounts {
+		if isOn(m, minor) {
+			ids[strconv.Itoa(m.ID)] = true
+		}
+	}
+	if len(ids) == 0 {
 		return ""
 	}
 	fds, _ := os.ReadDir(proc + "/fdinfo")
 	for _, fd := range fds {
 		info, err := os.ReadFile(proc + "/fdinfo/" + fd.Name())
-		if err != nil || !mounts[field(info, "mnt_id:")] {
+		if err != nil || !ids[field(info, "mnt_id:")] {
 			continue
 		}
 		if flags, err := strconv.ParseUint(field(info, "flags:"), 8, 64); err == nil && flags&without != 0 {
@@ -245,22 +267,6 @@ func mapped(proc string, minor uint32) string {
 
 func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
-}
-
-// mountIDs returns the numbers under which a process's mount namespace has a filesystem.
-func mountIDs(proc string, minor uint32) map[string]bool {
-	b, err := os.ReadFile(proc + "/mountinfo")
-	if err != nil {
-		return nil
-	}
-	ids := map[string]bool{}
-	dev := fmt.Sprintf("0:%d", minor)
-	for line := range bytes.Lines(b) {
-		if f := bytes.Fields(line); len(f) > 3 && string(f[2]) == dev {
-			ids[string(f[0])] = true
-		}
-	}
-	return ids
 }
 
 func field(b []byte, name string) string {
