@@ -44,6 +44,18 @@ func smallDisk(t *testing.T, mib int64) (base, disk string) {
 	return base, disk
 }
 
+// volumeOnSmallDisk is a volume of a server whose state is on a disk of that many MiB, with one file to be kept.
+func volumeOnSmallDisk(t *testing.T, cache string, mib int64) (v *dmVolume, disk, sub string) {
+	t.Helper()
+	base, disk := smallDisk(t, mib)
+	v = newVolume(newServerAt(t, cache, base, filepath.Join(disk, "home")), "d", "sub")
+	sub = filepath.Join(v.path(), "sub")
+	if err := writeRandom(filepath.Join(sub, "kept"), 4<<20); err != nil {
+		t.Fatal(err)
+	}
+	return v, disk, sub
+}
+
 // writeRandom writes a file of n bytes and syncs it, and returns the first error of either.
 func writeRandom(path string, n int) error {
 	f, err := os.Create(path)
@@ -72,12 +84,7 @@ func TestFullDisk(t *testing.T) {
 
 // fullByWrites: the volume itself fills the disk.
 func fullByWrites(t *testing.T, cache string) {
-	base, disk := smallDisk(t, 160)
-	v := newVolume(newServerAt(t, cache, base, filepath.Join(disk, "home")), "d", "sub")
-	sub := filepath.Join(v.path(), "sub")
-	if err := writeRandom(filepath.Join(sub, "kept"), 8<<20); err != nil {
-		t.Fatal(err)
-	}
+	v, _, sub := volumeOnSmallDisk(t, cache, 160)
 	want := take(t, sub)
 	first := v.commit("kept")
 	if err := writeRandom(filepath.Join(sub, "small"), 1<<20); err != nil {
@@ -110,12 +117,7 @@ func fullByWrites(t *testing.T, cache string) {
 
 // fullAtCommit: something else fills the disk, and a commit has no room for what it has to store.
 func fullAtCommit(t *testing.T, cache string) {
-	base, disk := smallDisk(t, 160)
-	v := newVolume(newServerAt(t, cache, base, filepath.Join(disk, "home")), "d", "sub")
-	sub := filepath.Join(v.path(), "sub")
-	if err := writeRandom(filepath.Join(sub, "kept"), 4<<20); err != nil {
-		t.Fatal(err)
-	}
+	v, disk, sub := volumeOnSmallDisk(t, cache, 160)
 	want := take(t, sub)
 	first := v.commit("kept")
 	if err := writeRandom(filepath.Join(sub, "dirty"), 24<<20); err != nil {
@@ -148,12 +150,7 @@ func TestFullDiskAtStart(t *testing.T) {
 }
 
 func fullAtStart(t *testing.T, cache string, end func(*server)) {
-	base, disk := smallDisk(t, 192) // also with a removed file that is still there
-	v := newVolume(newServerAt(t, cache, base, filepath.Join(disk, "home")), "d", "sub")
-	sub := filepath.Join(v.path(), "sub")
-	if err := writeRandom(filepath.Join(sub, "kept"), 4<<20); err != nil {
-		t.Fatal(err)
-	}
+	v, disk, sub := volumeOnSmallDisk(t, cache, 192) // also with a removed file that is still there
 	want := take(t, sub)
 	first := v.commit("kept")
 	for _, name := range []string{"dirty", "large"} {
@@ -194,12 +191,7 @@ func fullAtStart(t *testing.T, cache string, end func(*server)) {
 
 // A checkout for which there is no room leaves the dot on its branch, and its path where it was.
 func TestFullDiskAtCheckout(t *testing.T) {
-	base, disk := smallDisk(t, 160)
-	v := newVolume(newServerAt(t, writeback, base, filepath.Join(disk, "home")), "d", "sub")
-	sub := filepath.Join(v.path(), "sub")
-	if err := writeRandom(filepath.Join(sub, "kept"), 1<<20); err != nil {
-		t.Fatal(err)
-	}
+	v, disk, sub := volumeOnSmallDisk(t, writeback, 160)
 	v.commit("kept")
 	if err := writeRandom(filepath.Join(sub, "more"), 1<<20); err != nil {
 		t.Fatal(err)
