@@ -162,12 +162,19 @@ func seekdir(e *env) {
 	e.must("seek", err)
 	again, err := getdents(fd, 4096)
 	e.must("getdents", err)
-	e.equal("the part after the place", fmt.Sprint(again), fmt.Sprint(second))
+	// A signal, as Go's runtime sends itself, ends a getdents behind any entry (filldir64 in fs/readdir.c): one list may be
+	// the beginning of the other.
+	same := func(what string, a, b []string) {
+		n := min(len(a), len(b))
+		e.equal(what+": entries at all", n > 0, true)
+		e.equal(what, fmt.Sprint(a[:n]), fmt.Sprint(b[:n]))
+	}
+	same("the part after the place", again, second)
 	_, err = unix.Seek(fd, 0, unix.SEEK_SET)
 	e.must("rewind", err)
 	again, err = getdents(fd, 4096)
 	e.must("getdents", err)
-	e.equal("from the start", fmt.Sprint(again), fmt.Sprint(first))
+	same("from the start", again, first)
 	all := 0
 	for list := again; len(list) > 0; list, err = getdents(fd, 4096) {
 		e.must("getdents", err)
